@@ -1,0 +1,108 @@
+"""What is left on "auto", settled by the data and by `quality`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skvae.data.columns import Column
+
+QUALITIES = ("fast", "default", "high")
+
+# Optimiser steps and width of the hidden layers.
+_STEPS = {"fast": 3_000, "default": 10_000, "high": 40_000}
+_WIDTH = {"fast": 128, "default": 256, "high": 512}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values that training used, after "auto" was settled."""
+
+    latent_dim: int
+    hidden_sizes: tuple[int, ...]
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    masking: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "hidden_sizes": list(self.hidden_sizes)}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Settings:
+        return cls(**{**state, "hidden_sizes": tuple(state["hidden_sizes"])})
+
+
+def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Settings:
+    """Settle the parameters of an estimator for `n_rows` training rows of these columns.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of range; the message says what is expected.
+    """
+    check_parameters(params)
+    quality = params["quality"]
+    n_features = sum(
+        min(column.cardinality - 1, 4) if column.cardinality > 2 else 1 for column in columns
+    )
+
+    def auto(name: str, value: Any) -> Any:
+        return value if isinstance(params[name], str) and params[name] == "auto" else params[name]
+
+    width = _WIDTH[quality] if n_rows >= 2_000 else 128
+    hidden_sizes = tuple(auto("hidden_sizes", (width, width)))
+    batch_size = int(auto("batch_size", min(512, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
+    steps_per_epoch = max(1, n_rows // batch_size)
+    is_linear = hidden_sizes == () and params["encoder"] is None and params["decoder"] is None
+    return Settings(
+        latent_dim=int(auto("latent_dim", min(32, max(2, math.ceil(n_features / 2))))),
+        hidden_sizes=hidden_sizes,
+        max_epochs=int(auto("max_epochs", min(2_000, max(20, _STEPS[quality] // steps_per_epoch)))),
+        batch_size=batch_size,
+        learning_rate=float(auto("learning_rate", 1e-2 if is_linear else 2e-3)),
+        # A linear encoder cannot answer for every subset of columns at once.
+        masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.5)),
+    )
+
+
+def check_parameters(params: dict[str, Any]) -> None:
+    """Refuse values out of range and combinations that contradict each other."""
+    for name in ("latent_dim", "max_epochs", "batch_size"):
+        _check(params, name, lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
+    _check(
+        params,
+        "hidden_sizes",
+        lambda v: not isinstance(v, str) and all(_is_whole(width) and width >= 1 for width in v),
+        "'auto' or a tuple of whole numbers ≥ 1 (empty for a linear model)",
+    )
+    _check(params, "learning_rate", lambda v: 0 < v < math.inf, "'auto' or a number > 0")
+    _check(params, "masking", lambda v: 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
+    _check(params, "validation_fraction", lambda v: 0 < v < 1, "a share of rows in (0, 1)")
+    _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "a whole number ≥ 1")
+    _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
+    _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
+    _check(params, "compile", lambda v: v in (True, False), "True, False or 'auto'")
+    if params["hidden_sizes"] != "auto" and params["encoder"] is not None and params["decoder"] is not None:
+        raise ValueError(
+            f"hidden_sizes={params['hidden_sizes']!r} contradicts encoder and decoder, which are both given; "
+            "leave hidden_sizes on 'auto'"
+        )
+
+
+def _check(params: dict[str, Any], name: str, valid: Any, expected: str) -> None:
+    value = params[name]
+    if isinstance(value, str) and value == "auto" and "'auto'" in expected:
+        return
+    try:
+        good = bool(valid(value))
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, bool) and hasattr(value, "__index__")

@@ -1,0 +1,21 @@
+"""Errors and warnings of the package; each is also the built-in class a caller would expect."""
+
+
+class ColumnError(ValueError):
+    """A column of the data cannot be used as asked; names the column, the value and the remedy."""
+
+
+class ColumnTypeError(ColumnError, TypeError):
+    """A column holds objects that are neither numbers, text, truth values nor dates."""
+
+
+class ConstantColumnWarning(UserWarning):
+    """A column that was constant at fit, and so is not modelled, holds another value now."""
+
+
+class TrainingError(RuntimeError):
+    """Training broke down and could not recover; names the step, the term and the column."""
+
+
+class LoadError(ValueError):
+    """A saved model is damaged, incomplete or written by a newer version."""

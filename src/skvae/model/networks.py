@@ -1,0 +1,237 @@
+"""Encoders and decoders, and the layer that turns encoded rows into their input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae.data.columns import Column, Kind
+from skvae.model.component import Component, copied, resolve
+
+ACTIVATIONS = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Network(Component):
+    """Maps [..., n_in] to [..., n_out]; `bind` makes the layers and sets `n_out`."""
+
+    n_out: int
+
+    def bind(self, n_in: int) -> Network:
+        raise NotImplementedError
+
+    def reversed(self) -> Network:
+        """The network that would decode what this one encodes."""
+        return self.fresh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class MLP(Network):
+    """A multilayer perceptron.
+
+    Parameters
+    ----------
+    hidden_sizes : sequence of int
+        Widths of the hidden layers; empty for the identity, which makes encoder or decoder linear.
+    activation : str
+        One of "elu", "gelu", "leaky_relu", "relu", "silu", "softplus", "tanh".
+    dropout : float
+        Share of hidden units dropped in training.
+    """
+
+    alias = "mlp"
+
+    def __init__(
+        self, hidden_sizes: Sequence[int] = (256, 256), activation: str = "silu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.hidden_sizes = hidden_sizes
+        self.activation = activation
+        self.dropout = dropout
+
+    def bind(self, n_in: int) -> MLP:
+        layers: list[nn.Module] = []
+        for width in self.hidden_sizes:
+            layers += [nn.Linear(n_in, width), _activation(self.activation)]
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+            n_in = width
+        self.layers = nn.Sequential(*layers)
+        self.n_out = n_in
+        return self
+
+    def reversed(self) -> MLP:
+        return self.fresh().set_params(hidden_sizes=tuple(self.hidden_sizes)[::-1])
+
+
+class ResidualMLP(Network):
+    """A residual perceptron: h ← h + W₂ act(W₁ norm(h)), with a linear layer in front.
+
+    The pre-normalised block of Gorishniy, Rubachev, Khrulkov & Babenko (2021), section 3.2.
+
+    Parameters
+    ----------
+    width : int
+        Number of units carried along.
+    n_blocks : int
+        Number of residual blocks.
+    activation : str
+        As in `MLP`.
+    dropout : float
+        Share of units dropped inside each block in training.
+    """
+
+    alias = "residual"
+
+    def __init__(
+        self, width: int = 256, n_blocks: int = 2, activation: str = "silu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.n_blocks = n_blocks
+        self.activation = activation
+        self.dropout = dropout
+
+    def bind(self, n_in: int) -> ResidualMLP:
+        self.first = nn.Linear(n_in, self.width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(self.width),
+                nn.Linear(self.width, self.width),
+                _activation(self.activation),
+                nn.Dropout(self.dropout),
+                nn.Linear(self.width, self.width),
+            )
+            for _ in range(self.n_blocks)
+        )
+        self.last = nn.Sequential(nn.LayerNorm(self.width), _activation(self.activation))
+        self.n_out = self.width
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.last(hidden)
+
+
+class Custom(Network):
+    """The user's own module, which maps [n, n_in] to [n, n_out]; a copy is trained, from its own weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def bind(self, n_in: int) -> Custom:
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                out = self.module(torch.zeros(2, n_in))
+        except Exception as error:
+            raise ValueError(
+                f"{type(self.module).__name__} does not accept an input of shape [n, {n_in}]: {error}"
+            ) from error
+        finally:
+            self.module.train(was_training)
+        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(
+                f"{type(self.module).__name__} maps an input of shape [2, {n_in}] to {shape}; expected [2, hidden]"
+            )
+        self.n_out = out.shape[1]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The user's module is promised two dimensions; ours may carry draws in front.
+        return self.module(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.n_out)
+
+
+def network(value: Any, default: Network, name: str) -> Network:
+    """The network that the parameter `encoder` or `decoder` stands for, unbound."""
+    if value is None:
+        return default
+    if isinstance(value, nn.Module) and not isinstance(value, Network):
+        return Custom(copied(value))
+    return resolve(Network, value, name)  # type: ignore[type-abstract]
+
+
+class Embedding(nn.Module):
+    """The first layer: encoded rows [n, C] to features [n, n_out] for the encoder.
+
+    Numeric columns enter standardised, discrete columns with two or ordered levels as standardised codes,
+    the others as learned vectors, looked up for all columns at once (no one-hot matrices). A missing entry
+    gives 0 or a vector of its own; with `masks`, every entry that is not embedded is accompanied by 0 or 1.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    masks : bool
+        Whether rows with missing or hidden entries are to be expected.
+    size : int
+        Length of the vectors.
+    """
+
+    offset: Tensor
+    factor: Tensor
+    dense: Tensor
+    embedded: Tensor
+    first_level: Tensor
+    missing_level: Tensor
+
+    def __init__(self, columns: Sequence[Column], masks: bool, size: int = 8) -> None:
+        super().__init__()
+        embedded = [j for j, column in enumerate(columns) if column.kind == Kind.CATEGORICAL]
+        dense = [j for j in range(len(columns)) if j not in set(embedded)]
+        self.masks = masks
+        self.rescales = any(columns[j].is_discrete for j in dense)
+        codes = [columns[j].is_discrete for j in dense]
+        offset = [columns[j].offset if code else 0.0 for j, code in zip(dense, codes, strict=True)]
+        factor = [1 / columns[j].scale if code else 1.0 for j, code in zip(dense, codes, strict=True)]
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+        self.register_buffer("dense", torch.tensor(dense, dtype=torch.int64), persistent=False)
+        self.register_buffer("embedded", torch.tensor(embedded, dtype=torch.int64), persistent=False)
+        self.n_out = len(dense) * (2 if masks else 1) + len(embedded) * size
+        if embedded:
+            sizes = torch.tensor([columns[j].cardinality + 1 for j in embedded])  # one more for missing
+            ends = sizes.cumsum(0)
+            self.register_buffer("first_level", ends - sizes, persistent=False)
+            self.register_buffer("missing_level", ends - 1, persistent=False)
+            self.vectors = nn.Embedding(int(ends[-1]), size)
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        only_dense = self.embedded.numel() == 0
+        x = values if only_dense else values[:, self.dense]  # [n, dense]
+        if self.rescales:
+            x = (x - self.offset) * self.factor
+        if mask is not None:
+            shown = (mask if only_dense else mask[:, self.dense]).to(x.dtype)
+            x = x * shown
+        features = [x]
+        if self.masks:
+            features.append(torch.ones_like(x) if mask is None else shown)
+        if not only_dense:
+            level = values[:, self.embedded].long() + self.first_level  # [n, embedded]
+            if mask is not None:
+                level = torch.where(mask[:, self.embedded], level, self.missing_level)
+            features.append(self.vectors(level).flatten(1))
+        return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r} is not understood; expected one of {sorted(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()

@@ -1,0 +1,53 @@
+"""What objectives have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from skvae.model.component import Component
+from skvae.model.vae import Terms
+
+
+@dataclass
+class Losses:
+    """The answer of an objective, per row.
+
+    Attributes
+    ----------
+    loss : Tensor [B]
+        What is differentiated.
+    bound : Tensor [B]
+        The unweighted lower bound on log p(x), in nats: what is reported and monitored.
+    named : dict of str to Tensor [B]
+        Pieces worth recording.
+    """
+
+    loss: Tensor
+    bound: Tensor
+    named: dict[str, Tensor] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Tensor]:
+        """Everything by name, without gradients."""
+        pieces = {"loss": self.loss, "bound": self.bound, **self.named}
+        return {name: value.detach() for name, value in pieces.items()}
+
+
+class Objective(Component):
+    """Maps Terms to Losses.
+
+    Attributes
+    ----------
+    n_draws : int
+        Draws of z per row and step.
+    warm_up : float
+        Share of training during which the objective is not yet what it will be; the best epoch is chosen
+        after it.
+    """
+
+    n_draws: int = 1
+    warm_up: float = 0.0
+
+    def forward(self, terms: Terms) -> Losses:
+        raise NotImplementedError

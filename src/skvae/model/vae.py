@@ -1,0 +1,189 @@
+"""The latent-variable model that joins the parts, and the terms that objectives are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae.data.batch import Batch
+from skvae.data.columns import Column
+from skvae.model.likelihoods import Distribution, Table
+from skvae.model.networks import Embedding, Network
+from skvae.model.posteriors import NormalPosterior, Posterior
+from skvae.model.priors import Prior, kl_divergence
+
+
+class Factors(Mapping[str, Tensor]):
+    """Named log-factors [S, B], each computed when it is first asked for.
+
+    An objective with a closed-form KL never asks for log p(z) or log q(z|x), and so never pays for them.
+    """
+
+    def __init__(self, **makers: Callable[[], Tensor]) -> None:
+        self._makers = makers
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def total(self) -> Tensor:
+        """Sum of all factors, [S, B]."""
+        return sum(self.values())  # type: ignore[return-value]
+
+
+class Terms:
+    """What the model says of one batch: S draws, B rows, C columns, D latent dimensions.
+
+    Attributes
+    ----------
+    z : Tensor [S, B, D]
+    posterior : q(z|x) of the rows
+    prior : Prior
+    distribution : Distribution
+        p(x | z).
+    batch : Batch
+    progress : Tensor, scalar
+        Share of the planned training steps that is done.
+    log_p_columns : Tensor [S, B, C]
+        log p(x_c | z), 0 for entries not seen.
+    log_p, log_q, log_q_detached : Factors
+        Factors of the joint density and of the posterior, [S, B]; the last with the posterior's parameters
+        detached.
+    kl : Tensor [B, D] or None
+        Closed-form KL(q ‖ p) per dimension, where one exists.
+    """
+
+    def __init__(
+        self,
+        z: Tensor,
+        posterior: NormalPosterior,
+        prior: Prior,
+        distribution: Distribution,
+        batch: Batch,
+        progress: Tensor | float = 1.0,
+        context: Tensor | None = None,
+    ) -> None:
+        self.z = z
+        self.posterior = posterior
+        self.prior = prior
+        self.distribution = distribution
+        self.batch = batch
+        self.progress = progress
+        self.context = context
+        self.log_p = Factors(
+            x=lambda: self.log_p_columns.sum(-1),
+            z=lambda: prior.log_prob(z, context),
+        )
+        self.log_q = Factors(z=lambda: posterior.log_prob(z))
+        self.log_q_detached = Factors(z=lambda: posterior.detach().log_prob(z))
+
+    @property
+    def weight(self) -> Tensor | None:
+        return self.batch.weight
+
+    @cached_property
+    def log_p_columns(self) -> Tensor:
+        log_p = self.distribution.log_prob(self.batch.values)
+        mask = self.batch.mask
+        return log_p if mask is None else log_p * mask
+
+    @cached_property
+    def kl(self) -> Tensor | None:
+        return kl_divergence(self.posterior, self.prior, self.context)
+
+
+class LatentVariableModel(nn.Module):
+    """p(z) p(x|z) with q(z|x): embedding → encoder → posterior, and decoder → likelihood.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    latent_dim : int
+    encoder, decoder : Network
+    posterior : Posterior
+    prior : Prior
+    likelihood : Table
+    masks : bool
+        Whether rows with missing or hidden entries are to be expected.
+    n_context : int
+        Length of the context vectors given to encoder and decoder.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        latent_dim: int,
+        encoder: Network,
+        decoder: Network,
+        posterior: Posterior,
+        prior: Prior,
+        likelihood: Table,
+        masks: bool,
+        n_context: int = 0,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.n_columns = len(columns)
+        self.embedding = Embedding(columns, masks)
+        self.encoder = encoder.bind(self.embedding.n_out + n_context)
+        self.posterior = posterior.bind(self.encoder.n_out, latent_dim)
+        self.prior = prior.bind(latent_dim)
+        self.decoder = decoder.bind(latent_dim + n_context)
+        self.likelihood = likelihood.bind(columns)
+        self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
+
+    def encode(self, batch: Batch, context: Tensor | None = None) -> NormalPosterior:
+        """q(z|x) of each row."""
+        features = self.embedding(batch.values, batch.mask)  # [B, features]
+        if context is not None:
+            features = torch.cat([features, context], dim=-1)
+        return self.posterior(self.encoder(features), context)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        """p(x|z) for `z` [S, B, D]."""
+        if context is not None:
+            z = torch.cat([z, context.expand(*z.shape[:-1], -1)], dim=-1)
+        return self.likelihood(self.output(self.decoder(z)))
+
+    def forward(
+        self,
+        batch: Batch,
+        eps: Tensor,
+        progress: Tensor | float = 1.0,
+        context: Tensor | None = None,
+        prior: Prior | None = None,
+    ) -> Terms:
+        """Terms of a batch for noise `eps` [S, B, D] (or [S, 1, D], shared by all rows).
+
+        `prior` stands in for the prior of training, if given.
+        """
+        posterior = self.encode(batch, context)
+        z = posterior.rsample(eps)  # [S, B, D]
+        distribution = self.decode(z, context)
+        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context)
+
+    def extra_repr(self) -> str:
+        return f"latent_dim={self.latent_dim}"
+
+    def architecture(self) -> dict[str, Any]:
+        """Parts by role, for printing and saving."""
+        return {
+            "encoder": self.encoder,
+            "posterior": self.posterior,
+            "prior": self.prior,
+            "decoder": self.decoder,
+            "likelihood": self.likelihood,
+        }

@@ -1,0 +1,121 @@
+"""Where and how the steps run: device, threads, compilation, and the optimiser."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Below this many multiplications per step, handing work to a second thread costs more than it saves.
+_THREADED_WORK = 2e7
+# Seconds that compiling may cost, and the share of the remaining time that it then saves.
+_COMPILE_COST, _COMPILE_GAIN = 25.0, 0.35
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device that the parameter stands for; "auto" takes a GPU if there is one."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def threads_for(work: float) -> Iterator[int]:
+    """Use one thread for small steps; yields their number. The caller's setting comes back afterwards.
+
+    Parameters
+    ----------
+    work : float
+        Multiplications per step.
+    """
+    before = torch.get_num_threads()
+    if work < _THREADED_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+class Optimizer:
+    """Adam on one flat vector that holds all parameters, with gradients clipped and bad steps skipped.
+
+    One kernel updates everything, however many tensors the model has. A step whose gradient norm is not
+    finite changes nothing, and neither reads a value back to the host: the norm goes to the fused kernel
+    through the same two tensors that torch's own gradient scaler uses.
+
+    Parameters
+    ----------
+    modules : iterable of Module
+        Their parameters become views of the flat vector until `release`.
+    max_norm : float
+        Gradients are scaled down to this Euclidean norm.
+    state : dict, optional
+        Of an earlier optimiser over the same parameters, to continue from.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], max_norm: float, state: dict[str, Any] | None = None
+    ) -> None:
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.flat = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
+        self.grad = torch.zeros_like(self.flat)
+        self.flat.grad = self.grad
+        self.max_norm = max_norm
+        start = 0
+        for p in self.parameters:
+            stop = start + p.numel()
+            p.data = self.flat.data[start:stop].view_as(p)
+            p.grad = self.grad[start:stop].view_as(p)
+            start = stop
+        self.adam: Any = torch.optim.Adam([self.flat], lr=0.0, fused=True)
+        if state is not None:
+            self.adam.load_state_dict(state)
+
+    def zero_grad(self) -> None:
+        self.grad.zero_()
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Update the parameters; returns the gradient norm before clipping (a scalar on the device)."""
+        norm = torch.linalg.vector_norm(self.grad)
+        # The kernel divides the gradient by grad_scale, and does nothing where found_inf is 1.
+        self.adam.grad_scale = torch.clamp(norm / self.max_norm, min=1.0)
+        self.adam.found_inf = torch.logical_not(torch.isfinite(norm)).float()
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.step()
+        return norm
+
+    def restore(self, weights: Tensor) -> None:
+        """Put back a copy of `flat` taken earlier."""
+        self.flat.data.copy_(weights)
+
+    def release(self) -> dict[str, Any]:
+        """Give every parameter its own memory again; returns the state to continue from."""
+        for p in self.parameters:
+            p.data = p.data.clone()
+            p.grad = None
+        return self.adam.state_dict()
+
+
+def compiling_pays(seconds_left: float) -> bool:
+    """Whether what is left to run, timed without compilation, is worth a compilation."""
+    return seconds_left * _COMPILE_GAIN > _COMPILE_COST
+
+
+def compiled(function: Callable[..., Any], example: tuple[Any, ...]) -> tuple[Callable[..., Any], str]:
+    """The function compiled, or itself where that fails; and "yes" or the reason why not.
+
+    Parameters
+    ----------
+    example : tuple
+        Arguments for a trial run, forward and backward, which is what triggers the compilation.
+    """
+    try:
+        candidate = torch.compile(function, dynamic=False)
+        candidate(*example)[0].backward()
+    except Exception as error:  # whatever the compiler's toolchain raises: eager gives the same numbers
+        return function, f"no: {type(error).__name__}: {str(error).splitlines()[0]}"[:200]
+    return candidate, "yes"

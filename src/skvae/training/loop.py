@@ -1,0 +1,230 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae.data.batch import Batch
+from skvae.exceptions import TrainingError
+from skvae.model.objectives import Objective
+from skvae.model.vae import LatentVariableModel
+from skvae.training.engine import Optimizer, compiled, compiling_pays, threads_for
+from skvae.training.history import History, Tally
+from skvae.training.progress import Progress
+from skvae.training.randomness import Noise, random_mask, seeded_torch
+from skvae.training.schedule import learning_rate_factor
+
+Callback = Callable[[History, nn.Module], Any]
+
+# Steps between two looks at the device, and the run of skipped steps that is a breakdown.
+_LOOK_EVERY = 50
+# Steps timed before it is decided whether to compile.
+_TIMED_STEPS = 100
+_VALIDATION_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes
+    ----------
+    max_epochs, batch_size : int
+    learning_rate : float
+        At its peak.
+    decay : bool
+        Whether it warms up and then falls to nearly zero over the planned steps.
+    patience : int
+        Epochs without a better validation bound after which training stops.
+    max_norm : float
+        Gradients are clipped to this Euclidean norm.
+    masking : float
+        Share of the rows of each step that lose random entries.
+    compile : bool or "auto"
+    verbose : int
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    decay: bool = True
+    patience: int = 20
+    max_norm: float = 10.0
+    masking: float = 0.0
+    compile: bool | str = "auto"
+    verbose: int = 0
+
+
+def fit(
+    model: LatentVariableModel,
+    objective: Objective,
+    train: Batch,
+    validation: Batch | None,
+    plan: Plan,
+    noise: Noise,
+    *,
+    column_names: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    optimizer_state: dict[str, Any] | None = None,
+) -> tuple[History, dict[str, Any]]:
+    """Train in place; returns the history and the state of the optimiser.
+
+    With validation rows, the weights of the epoch with the best unweighted bound after the objective's
+    warm-up are restored at the end.
+
+    Raises
+    ------
+    TrainingError
+        If the gradient stays non-finite.
+    """
+    batch_size = min(plan.batch_size, len(train))
+    n_batches = len(train) // batch_size  # whole ones; the rows left over differ from epoch to epoch
+    n_steps = plan.max_epochs * n_batches
+    n_warm_up = min(100, max(1, n_steps // 20)) if plan.decay else 0
+    progress = torch.arange(n_steps, device=train.values.device) / n_steps
+    held_out = None if validation is None else _freeze(validation, model, plan, noise)
+    optimizer = Optimizer([model, objective], plan.max_norm, optimizer_state)
+    history = History(info={"n_train": len(train), "n_validation": len(validation or ())})
+
+    def loss_of(batch: Batch, eps: Tensor, progress: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = objective(model(batch, eps, progress))
+        loss = losses.loss if batch.weight is None else losses.loss * batch.weight
+        return loss.mean(), losses.record()
+
+    best_bound, best_epoch, best_weights = -float("inf"), 0, None
+    step = 0
+    with (
+        threads_for(batch_size * objective.n_draws * optimizer.flat.numel()) as n_threads,
+        seeded_torch(noise.seed),  # dropout draws from torch's global stream
+        Progress(plan.max_epochs, plan.verbose) as bar,
+    ):
+        history.info |= {"device": str(noise.device), "threads": n_threads, "compiled": "no: not worth its time"}
+        start = time.perf_counter()
+        tally = Tally()
+        for epoch in range(1, plan.max_epochs + 1):
+            model.train()
+            tally.clear()
+            for batch, eps in _steps(train, model, objective, batch_size, plan, noise.stream("epoch", epoch)):
+                if plan.compile is not False and step == (0 if plan.compile is True else _TIMED_STEPS):
+                    seconds_left = (time.perf_counter() - start) / max(1, step) * (n_steps - step)
+                    if plan.compile is True or compiling_pays(seconds_left):
+                        loss_of, history.info["compiled"] = compiled(loss_of, (batch, eps, progress[step]))
+                factor = learning_rate_factor(step, n_steps, n_warm_up) if plan.decay else 1.0
+                optimizer.zero_grad()
+                loss, record = loss_of(batch, eps, progress[step])
+                loss.backward()
+                norm = optimizer.step(plan.learning_rate * factor)
+                tally.add(record, batch.weight, norm)
+                step += 1
+                if step % _LOOK_EVERY == 0 or step % n_batches == 0:
+                    tally.look()
+                    if tally.skipped_in_a_row >= min(_LOOK_EVERY, n_steps):
+                        first_bad = step - tally.skipped_in_a_row + 1
+                        raise _breakdown(model, objective, batch, eps, progress[step - 1], first_bad, column_names)
+
+            epoch_record = {
+                "epoch": epoch,
+                "step": step,
+                "seconds": time.perf_counter() - start,
+                "learning_rate": plan.learning_rate * factor,
+                "skipped_steps": tally.skipped,
+                **{f"train_{name}": value for name, value in tally.means().items()},
+            }
+            if held_out is not None:
+                means = evaluate(model, objective, *held_out)
+                epoch_record |= {f"validation_{name}": value for name, value in means.items()}
+                # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
+                if step >= objective.warm_up * n_steps and means["bound"] > best_bound:
+                    best_bound, best_epoch = means["bound"], epoch
+                    best_weights = optimizer.flat.detach().clone()
+            history.epochs.append(epoch_record)
+            bar.advance(epoch_record)
+            if any([bool(callback(history, model)) for callback in callbacks]):
+                history.info["stopped"] = "callback"
+                break
+            if best_epoch and epoch - best_epoch >= plan.patience:
+                history.info["stopped"] = "early"
+                break
+        else:
+            history.info["stopped"] = "max_epochs"
+
+    if best_weights is not None:
+        optimizer.restore(best_weights)
+    history.info |= {"best_epoch": best_epoch or epoch, "n_steps": step}
+    model.eval()
+    return history, optimizer.release()
+
+
+def _steps(
+    train: Batch,
+    model: LatentVariableModel,
+    objective: Objective,
+    batch_size: int,
+    plan: Plan,
+    stream: torch.Generator,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Batch and noise of every step of an epoch; all randomness of the epoch is drawn here."""
+    device = train.values.device
+    order = torch.randperm(len(train), generator=stream, device=device)
+    for first in range(0, len(train) - batch_size + 1, batch_size):
+        batch = train.rows(order[first : first + batch_size])
+        if plan.masking:
+            batch = batch.hide(random_mask((batch_size, model.n_columns), stream, plan.masking))
+        shape = (objective.n_draws, batch_size, model.latent_dim)
+        yield batch, torch.randn(shape, generator=stream, device=device)  # [S, B, D]
+
+
+def _freeze(
+    validation: Batch, model: LatentVariableModel, plan: Plan, noise: Noise
+) -> tuple[Batch, Tensor]:
+    """Validation rows with masks and noise that stay the same for all epochs."""
+    stream = noise.stream("validation")
+    device = validation.values.device
+    if plan.masking:
+        validation = validation.hide(random_mask((len(validation), model.n_columns), stream, plan.masking))
+    eps = torch.randn((len(validation), model.latent_dim), generator=stream, device=device)
+    return validation, eps
+
+
+@torch.no_grad()
+def evaluate(
+    model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor
+) -> dict[str, float]:
+    """Weighted means over rows of the loss, the bound and every named term, with one draw `eps` [n, D]."""
+    model.eval()
+    tally = Tally()
+    one = torch.ones((), device=eps.device)
+    for piece in rows.chunks(_VALIDATION_ROWS):
+        tally.add(objective(model(piece, eps[piece.index].unsqueeze(0))).record(), piece.weight, one)
+    tally.look()
+    return tally.means()
+
+
+def _breakdown(
+    model: LatentVariableModel,
+    objective: Objective,
+    batch: Batch,
+    eps: Tensor,
+    progress: Tensor,
+    step: int,
+    column_names: Sequence[str],
+) -> TrainingError:
+    """Find what is not finite in the last batch."""
+    with torch.no_grad():
+        terms = model(batch, eps, progress)
+        losses = objective(terms).record()
+        bad = [name for name, value in losses.items() if not torch.isfinite(value).all()]
+        good_columns = torch.isfinite(terms.log_p_columns).all(0).all(0).tolist()
+    columns = [name for name, good in zip(column_names, good_columns, strict=False) if not good]
+    what = f"the term '{bad[-1]}' is" if bad else "the gradient is"
+    where = f" in column '{columns[0]}'" if columns else " in no single column"
+    return TrainingError(
+        f"training broke down at step {step}: {what} not finite{where}, and did not recover in "
+        f"{_LOOK_EVERY} steps; lower learning_rate, or look for extreme values there"
+    )
