@@ -47,7 +47,7 @@ class Batch:
     def rows(self, index: Tensor) -> Batch:
         """The rows at `index` [m], which the new batch remembers as its `index`."""
         taken = {
-            field.name: value[index]
+            field.name: value.index_select(0, index)
             for field in fields(self)
             if field.name != "index" and (value := getattr(self, field.name)) is not None
         }

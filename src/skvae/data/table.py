@@ -144,7 +144,7 @@ def _read_array(X: Any, min_rows: int, estimator: Any) -> Table:
         numbers=np.empty(0),
     )
     if array.dtype.kind in "iufb":
-        table.numbers = array.astype(np.float64)
+        table.numbers = array.astype(np.float64, copy=False)
         table.roles = [TRUTH if array.dtype.kind == "b" else NUMBER] * n_columns
         return table
     table.numbers = np.full(array.shape, np.nan)

@@ -23,7 +23,7 @@ ACTIVATIONS = {
 
 
 class Network(Component):
-    """Maps [..., n_in] to [..., n_out]; `bind` makes the layers and sets `n_out`."""
+    """Maps [n, n_in] to [n, n_out]; `bind` makes the layers and sets `n_out`."""
 
     n_out: int
 
@@ -155,8 +155,7 @@ class Custom(Network):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        # The user's module is promised two dimensions; ours may carry draws in front.
-        return self.module(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.n_out)
+        return self.module(x)
 
 
 def network(value: Any, default: Network, name: str) -> Network:

@@ -12,8 +12,8 @@ from skvae.model.component import Component
 from skvae.model.likelihoods.base import soft_limit
 
 _LOG_2PI = math.log(2 * math.pi)
-# σ of a latent from e^-6 to e^6.
-_LOG_VAR_LIMIT = 12.0
+# σ of a latent lies between e^-6 and e^6.
+_LOG_SCALE_LIMIT = 6.0
 
 
 class Posterior(Component):
@@ -32,24 +32,26 @@ class NormalPosterior:
 
     Parameters
     ----------
-    mean, log_var : Tensor [B, D]
+    mean, log_scale : Tensor [B, D]
+        μ and log σ.
     """
 
-    def __init__(self, mean: Tensor, log_var: Tensor) -> None:
-        self.mean, self.log_var = mean, log_var
+    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
+        self.mean, self.log_scale = mean, log_scale
+        self.scale = torch.exp(log_scale)
 
     def rsample(self, eps: Tensor) -> Tensor:
         """z = μ + σ ε for `eps` [S, B, D] or [S, 1, D] (noise shared by all rows); [S, B, D]."""
-        return self.mean + torch.exp(0.5 * self.log_var) * eps
+        return torch.addcmul(self.mean, self.scale, eps)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of `z` [S, B, D], [S, B]."""
-        squared = (z - self.mean).square() * torch.exp(-self.log_var)
-        return -0.5 * (squared + self.log_var + _LOG_2PI).sum(-1)
+        standardised = (z - self.mean) / self.scale
+        return -(0.5 * standardised.square() + self.log_scale + 0.5 * _LOG_2PI).sum(-1)
 
     def detach(self) -> NormalPosterior:
         """The same with parameters that carry no gradient."""
-        return NormalPosterior(self.mean.detach(), self.log_var.detach())
+        return NormalPosterior(self.mean.detach(), self.log_scale.detach())
 
 
 class DiagonalNormal(Posterior):
@@ -66,4 +68,4 @@ class DiagonalNormal(Posterior):
 
     def forward(self, hidden: Tensor, context: Tensor | None = None) -> NormalPosterior:
         mean, raw = self.linear(hidden).chunk(2, dim=-1)
-        return NormalPosterior(mean, soft_limit(raw, -_LOG_VAR_LIMIT, _LOG_VAR_LIMIT))
+        return NormalPosterior(mean, soft_limit(raw, -_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from skvae.model.component import Component
@@ -69,5 +70,6 @@ def kl_divergence(posterior: Any, prior: Prior, context: Tensor | None = None) -
 
 @register_kl(NormalPosterior, StandardNormal)
 def _kl_normal_standard(q: NormalPosterior, prior: StandardNormal, context: Tensor | None) -> Tensor:
-    """Kingma & Welling 2014, appendix B."""
-    return 0.5 * (q.mean.square() + q.log_var.exp() - 1 - q.log_var)
+    """½ (μ² + σ² − 1) − log σ (Kingma & Welling 2014, appendix B)."""
+    mean_part = torch.addcmul(-0.5 - q.log_scale, q.mean, q.mean, value=0.5)
+    return torch.addcmul(mean_part, q.scale, q.scale, value=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -82,10 +82,16 @@ class Terms:
         self.batch = batch
         self.progress = progress
         self.context = context
-        self.log_p = Factors(
-            x=lambda: self.log_p_columns.sum(-1),
-            z=lambda: prior.log_prob(z, context),
-        )
+
+        @cache
+        def columns() -> Tensor:
+            log_p = distribution.log_prob(batch.values)
+            return log_p if batch.mask is None else log_p * batch.mask
+
+        # None of these refers to self: a cycle would keep the graph of a step alive until the next
+        # garbage collection, and its memory from being used again.
+        self._columns = columns
+        self.log_p = Factors(x=lambda: columns().sum(-1), z=lambda: prior.log_prob(z, context))
         self.log_q = Factors(z=lambda: posterior.log_prob(z))
         self.log_q_detached = Factors(z=lambda: posterior.detach().log_prob(z))
 
@@ -93,11 +99,9 @@ class Terms:
     def weight(self) -> Tensor | None:
         return self.batch.weight
 
-    @cached_property
+    @property
     def log_p_columns(self) -> Tensor:
-        log_p = self.distribution.log_prob(self.batch.values)
-        mask = self.batch.mask
-        return log_p if mask is None else log_p * mask
+        return self._columns()
 
     @cached_property
     def kl(self) -> Tensor | None:
@@ -156,7 +160,9 @@ class LatentVariableModel(nn.Module):
         """p(x|z) for `z` [S, B, D]."""
         if context is not None:
             z = torch.cat([z, context.expand(*z.shape[:-1], -1)], dim=-1)
-        return self.likelihood(self.output(self.decoder(z)))
+        # Networks are promised two dimensions; draws and rows are all the same to them.
+        params = self.output(self.decoder(z.flatten(0, 1))).unflatten(0, z.shape[:2])
+        return self.likelihood(params)
 
     def forward(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 # Below this many multiplications per step, handing work to a second thread costs more than it saves.
 _THREADED_WORK = 2e7
@@ -61,43 +62,56 @@ class Optimizer:
         self, modules: Iterable[nn.Module], max_norm: float, state: dict[str, Any] | None = None
     ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.flat = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
+        self.flat = torch.cat([p.detach().flatten() for p in self.parameters])
         self.grad = torch.zeros_like(self.flat)
-        self.flat.grad = self.grad
         self.max_norm = max_norm
+        self.state = state or {
+            "exp_avg": torch.zeros_like(self.flat),
+            "exp_avg_sq": torch.zeros_like(self.flat),
+            "step": torch.zeros((), device=self.flat.device),
+        }
         start = 0
         for p in self.parameters:
             stop = start + p.numel()
-            p.data = self.flat.data[start:stop].view_as(p)
+            p.data = self.flat[start:stop].view_as(p)
             p.grad = self.grad[start:stop].view_as(p)
             start = stop
-        self.adam: Any = torch.optim.Adam([self.flat], lr=0.0, fused=True)
-        if state is not None:
-            self.adam.load_state_dict(state)
 
-    def zero_grad(self) -> None:
+    def step(self, loss: Tensor, learning_rate: float) -> Tensor:
+        """Differentiate and update; returns the gradient norm before clipping (a scalar on the device)."""
         self.grad.zero_()
-
-    def step(self, learning_rate: float) -> Tensor:
-        """Update the parameters; returns the gradient norm before clipping (a scalar on the device)."""
+        loss.backward()
         norm = torch.linalg.vector_norm(self.grad)
-        # The kernel divides the gradient by grad_scale, and does nothing where found_inf is 1.
-        self.adam.grad_scale = torch.clamp(norm / self.max_norm, min=1.0)
-        self.adam.found_inf = torch.logical_not(torch.isfinite(norm)).float()
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
+        adam(
+            [self.flat],
+            [self.grad],
+            [self.state["exp_avg"]],
+            [self.state["exp_avg_sq"]],
+            [],
+            [self.state["step"]],
+            fused=True,
+            # The kernel divides the gradient by grad_scale, and does nothing where found_inf is 1.
+            grad_scale=torch.clamp(norm / self.max_norm, min=1.0),
+            found_inf=(norm < torch.inf).logical_not().float(),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
         return norm
 
     def restore(self, weights: Tensor) -> None:
         """Put back a copy of `flat` taken earlier."""
-        self.flat.data.copy_(weights)
+        self.flat.copy_(weights)
 
     def release(self) -> dict[str, Any]:
         """Give every parameter its own memory again; returns the state to continue from."""
         for p in self.parameters:
-            p.data = p.data.clone()
-            p.grad = None
-        return self.adam.state_dict()
+            p.data, p.grad = p.data.clone(), None
+        return self.state
 
 
 def compiling_pays(seconds_left: float) -> bool:

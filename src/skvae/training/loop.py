@@ -116,10 +116,8 @@ def fit(
                     if plan.compile is True or compiling_pays(seconds_left):
                         loss_of, history.info["compiled"] = compiled(loss_of, (batch, eps, progress[step]))
                 factor = learning_rate_factor(step, n_steps, n_warm_up) if plan.decay else 1.0
-                optimizer.zero_grad()
                 loss, record = loss_of(batch, eps, progress[step])
-                loss.backward()
-                norm = optimizer.step(plan.learning_rate * factor)
+                norm = optimizer.step(loss, plan.learning_rate * factor)
                 tally.add(record, batch.weight, norm)
                 step += 1
                 if step % _LOOK_EVERY == 0 or step % n_batches == 0:
@@ -142,7 +140,7 @@ def fit(
                 # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
                 if step >= objective.warm_up * n_steps and means["bound"] > best_bound:
                     best_bound, best_epoch = means["bound"], epoch
-                    best_weights = optimizer.flat.detach().clone()
+                    best_weights = optimizer.flat.clone()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
             if any([bool(callback(history, model)) for callback in callbacks]):

@@ -87,4 +87,6 @@ def soft_limit(x: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tenso
     A hyperbolic tangent about the centre of the interval, where it is the identity to first order.
     """
     centre, half = (upper + lower) / 2, (upper - lower) / 2
+    if isinstance(centre, float) and centre == 0.0:
+        return half * torch.tanh(x / half)
     return half * torch.tanh((x - centre) / half) + centre

@@ -51,3 +51,8 @@ class Objective(Component):
 
     def forward(self, terms: Terms) -> Losses:
         raise NotImplementedError
+
+
+def mean_over_draws(x: Tensor) -> Tensor:
+    """Mean of [S, B] over S; with one draw, for free."""
+    return x.squeeze(0) if len(x) == 1 else x.mean(0)

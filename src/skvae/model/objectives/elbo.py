@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from skvae.model.objectives.base import Losses, Objective
+from skvae.model.objectives.base import Losses, Objective, mean_over_draws
 from skvae.model.vae import Terms
 
 
@@ -66,7 +66,7 @@ class ELBO(Objective):
             raise ValueError("ELBO: free_bits needs the KL per dimension; use kl='auto' or 'closed'")
 
     def forward(self, terms: Terms) -> Losses:
-        log_p_x = terms.log_p["x"].mean(0)  # [B]
+        log_p_x = mean_over_draws(terms.log_p["x"])  # [B]
         by_dimension = None if self.kl == "monte-carlo" else terms.kl  # [B, D]
         if by_dimension is not None:
             kl = by_dimension.sum(-1)
@@ -76,14 +76,13 @@ class ELBO(Objective):
                 "set kl='monte-carlo' and free_bits=0"
             )
         else:
-            kl = (terms.log_q.total() - terms.log_p["z"]).mean(0)
+            kl = mean_over_draws(terms.log_q.total() - terms.log_p["z"])
         penalty = kl
         if self.free_bits and by_dimension is not None:
             is_open = by_dimension.detach().mean(0) > self.free_bits  # [D]
             penalty = torch.where(is_open, by_dimension, self.free_bits).sum(-1)
-        weight = self.beta
         if self.warm_up:
-            weight = self.beta * torch.clamp(torch.as_tensor(terms.progress) / self.warm_up, max=1.0)
-        bound = log_p_x - kl
-        loss = weight * penalty - log_p_x
+            penalty = penalty * torch.clamp(torch.as_tensor(terms.progress) / self.warm_up, max=1.0)
+        loss = (penalty if self.beta == 1.0 else self.beta * penalty) - log_p_x
+        bound = (log_p_x - kl).detach()
         return Losses(loss=loss, bound=bound, named={"log_p_x": log_p_x, "kl": kl})
