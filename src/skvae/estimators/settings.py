@@ -45,9 +45,7 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
     """
     check_parameters(params)
     quality = params["quality"]
-    n_features = sum(
-        min(column.cardinality - 1, 4) if column.cardinality > 2 else 1 for column in columns
-    )
+    n_features = sum(min(column.cardinality - 1, 4) if column.cardinality > 2 else 1 for column in columns)
 
     def auto(name: str, value: Any) -> Any:
         return value if isinstance(params[name], str) and params[name] == "auto" else params[name]

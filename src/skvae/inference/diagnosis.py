@@ -78,13 +78,17 @@ def diagnose(
     latent_dim = means.shape[1]
     advice = []
     if active == 0:
-        advice.append("no latent is active (posterior collapse): set objective=ELBO(warm_up=0.5), a smaller beta or free_bits=0.1")
+        advice.append(
+            "no latent is active (posterior collapse): set objective=ELBO(warm_up=0.5), a smaller beta or free_bits=0.1"
+        )
     elif active == latent_dim and latent_dim > 1:
         advice.append(f"every latent is active: a latent_dim above {latent_dim} may explain more")
     elif active <= latent_dim // 2:
         advice.append(f"only {active} latents are active: latent_dim={max(1, active)} would do")
     if overfitting_gap is not None and overfitting_gap > 0.1 * max(1.0, abs(bound)):
-        advice.append("training rows are explained much better than validation rows: lower hidden_sizes or max_epochs")
+        advice.append(
+            "training rows are explained much better than validation rows: lower hidden_sizes or max_epochs"
+        )
     return Diagnosis(
         active_units=active,
         latent_dim=latent_dim,

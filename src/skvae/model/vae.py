@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,15 +83,11 @@ class Terms:
         self.progress = progress
         self.context = context
 
-        @cache
-        def columns() -> Tensor:
-            log_p = distribution.log_prob(batch.values)
-            return log_p if batch.mask is None else log_p * batch.mask
-
-        # None of these refers to self: a cycle would keep the graph of a step alive until the next
+        # None of the makers refers to self: a cycle would keep the graph of a step alive until the next
         # garbage collection, and its memory from being used again.
+        columns = Factors(x=lambda: _observed_log_prob(distribution, batch))
         self._columns = columns
-        self.log_p = Factors(x=lambda: columns().sum(-1), z=lambda: prior.log_prob(z, context))
+        self.log_p = Factors(x=lambda: columns["x"].sum(-1), z=lambda: prior.log_prob(z, context))
         self.log_q = Factors(z=lambda: posterior.log_prob(z))
         self.log_q_detached = Factors(z=lambda: posterior.detach().log_prob(z))
 
@@ -101,11 +97,16 @@ class Terms:
 
     @property
     def log_p_columns(self) -> Tensor:
-        return self._columns()
+        return self._columns["x"]
 
     @cached_property
     def kl(self) -> Tensor | None:
         return kl_divergence(self.posterior, self.prior, self.context)
+
+
+def _observed_log_prob(distribution: Distribution, batch: Batch) -> Tensor:
+    log_p = distribution.log_prob(batch.values)
+    return log_p if batch.mask is None else log_p * batch.mask
 
 
 class LatentVariableModel(nn.Module):

@@ -104,7 +104,11 @@ def fit(
         seeded_torch(noise.seed),  # dropout draws from torch's global stream
         Progress(plan.max_epochs, plan.verbose) as bar,
     ):
-        history.info |= {"device": str(noise.device), "threads": n_threads, "compiled": "no: not worth its time"}
+        history.info |= {
+            "device": str(noise.device),
+            "threads": n_threads,
+            "compiled": "no: not worth its time",
+        }
         start = time.perf_counter()
         tally = Tally()
         for epoch in range(1, plan.max_epochs + 1):
@@ -124,7 +128,9 @@ def fit(
                     tally.look()
                     if tally.skipped_in_a_row >= min(_LOOK_EVERY, n_steps):
                         first_bad = step - tally.skipped_in_a_row + 1
-                        raise _breakdown(model, objective, batch, eps, progress[step - 1], first_bad, column_names)
+                        raise _breakdown(
+                            model, objective, batch, eps, progress[step - 1], first_bad, column_names
+                        )
 
             epoch_record = {
                 "epoch": epoch,
@@ -178,9 +184,7 @@ def _steps(
         yield batch, torch.randn(shape, generator=stream, device=device)  # [S, B, D]
 
 
-def _freeze(
-    validation: Batch, model: LatentVariableModel, plan: Plan, noise: Noise
-) -> tuple[Batch, Tensor]:
+def _freeze(validation: Batch, model: LatentVariableModel, plan: Plan, noise: Noise) -> tuple[Batch, Tensor]:
     """Validation rows with masks and noise that stay the same for all epochs."""
     stream = noise.stream("validation")
     device = validation.values.device
@@ -191,9 +195,7 @@ def _freeze(
 
 
 @torch.no_grad()
-def evaluate(
-    model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor
-) -> dict[str, float]:
+def evaluate(model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor) -> dict[str, float]:
     """Weighted means over rows of the loss, the bound and every named term, with one draw `eps` [n, D]."""
     model.eval()
     tally = Tally()
