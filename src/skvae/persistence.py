@@ -36,10 +36,7 @@ def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist; create it first")
     weights = save_tensors(
-        {
-            name: value.detach().cpu().contiguous().clone()
-            for name, value in estimator.model_.state_dict().items()
-        }
+        {name: value.detach().cpu().contiguous().clone() for name, value in estimator.model_.state_dict().items()}
     )
     description = {
         "format": FORMAT,
@@ -67,9 +64,7 @@ def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(
-    path: str | os.PathLike[str], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
-) -> Any:
+def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Any:
     """Load an estimator saved by its `save` method.
 
     Parameters
@@ -101,9 +96,7 @@ def load(
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         version = description["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(
-            f"{folder / _DESCRIPTION} is missing or damaged ({error!r}); save the model again"
-        ) from error
+        raise LoadError(f"{folder / _DESCRIPTION} is missing or damaged ({error!r}); save the model again") from error
     if not isinstance(version, int) or version > FORMAT:
         raise LoadError(
             f"{folder} has format {version!r}, and this version of scikit-vae reads up to {FORMAT}; upgrade "
@@ -114,9 +107,7 @@ def load(
     except OSError as error:
         raise LoadError(f"{folder / _WEIGHTS} is missing; copy the whole folder") from error
     if hashlib.sha256(weights).hexdigest() != description.get("weights_sha256"):
-        raise LoadError(
-            f"{folder / _WEIGHTS} is damaged or truncated (its checksum differs); copy the folder again"
-        )
+        raise LoadError(f"{folder / _WEIGHTS} is damaged or truncated (its checksum differs); copy the folder again")
     given = {"encoder": encoder, "decoder": decoder}
     try:
         cls = estimators.by_name(description["estimator"])

@@ -55,9 +55,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+            field.name: value.to(device) for field in fields(self) if (value := getattr(self, field.name)) is not None
         }
         return Batch(**moved)
 

@@ -86,9 +86,7 @@ class Schema:
         """
         overrides = _named_overrides(table, column_kinds or {})
         facts = _numeric_facts(table)
-        columns = [
-            _infer_column(table, i, facts, overrides.get(name), allowed) for i, name in enumerate(table.names)
-        ]
+        columns = [_infer_column(table, i, facts, overrides.get(name), allowed) for i, name in enumerate(table.names)]
         schema = cls(columns, table.container, table.n_rows)
         if not schema.modelled:
             raise ColumnError(
@@ -203,9 +201,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Schema:
-        return cls(
-            [Column.from_dict(column) for column in state["columns"]], state["container"], state["n_rows"]
-        )
+        return cls([Column.from_dict(column) for column in state["columns"]], state["container"], state["n_rows"])
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -227,16 +223,13 @@ class Schema:
         ]
         widths = [max(len(row[k]) for row in [header, *rows]) for k in range(4)]
         lines = [
-            "  ".join(
-                [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[4]]
-            ).rstrip()
+            "  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[4]]).rstrip()
             for row in [header, *rows]
         ]
         if len(self.columns) > 40:
             lines.append(f"… and {len(self.columns) - 40} more columns")
-        return (
-            f"Schema of {len(self.columns)} columns, from {self.n_rows} rows ({self.container})\n"
-            + "\n".join(lines)
+        return f"Schema of {len(self.columns)} columns, from {self.n_rows} rows ({self.container})\n" + "\n".join(
+            lines
         )
 
 
@@ -276,9 +269,7 @@ def _facts_of_block(numbers: np.ndarray) -> _NumericFacts:
     is_upper = (numbers == upper[:, None]).sum(axis=1)
     is_lower = (numbers == lower[:, None]).sum(axis=1)
     numbers[missing] = 0.0
-    largest = np.maximum(
-        np.abs(np.where(count == 0, 0.0, [lower, upper])).max(axis=0), np.finfo(np.float64).tiny
-    )
+    largest = np.maximum(np.abs(np.where(count == 0, 0.0, [lower, upper])).max(axis=0), np.finfo(np.float64).tiny)
     integral = (numbers == np.rint(numbers)).all(axis=1) & (largest < 2.0**53)
     at_least_one = np.maximum(count, 1)
     # In units of the largest entry, so that the square of 1e300 does not overflow.
@@ -313,9 +304,7 @@ def _named_overrides(table: Table, column_kinds: Mapping[Any, str]) -> dict[str,
             raise ColumnError(f"column_kinds names column '{name}', which X lacks; it has {table.names[:10]}")
         choices = [str(choice) for choice in Kind if choice != Kind.CONSTANT]
         if kind not in choices:
-            raise ColumnError(
-                f"column_kinds gives column '{name}' the kind {kind!r}; expected one of {choices}"
-            )
+            raise ColumnError(f"column_kinds gives column '{name}' the kind {kind!r}; expected one of {choices}")
         overrides[name] = Kind(kind)
     return overrides
 

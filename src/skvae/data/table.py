@@ -77,9 +77,7 @@ def read_table(X: Any, *, min_rows: int = 1, estimator: Any = None) -> Table:
     table = _read_frame(X) if is_frame(X) else _read_array(X, min_rows, estimator)
     n_rows, n_columns = table.numbers.shape
     if n_columns == 0:
-        raise ValueError(
-            f"Found array with 0 feature(s) (shape=({n_rows}, 0)) while a minimum of 1 is required."
-        )
+        raise ValueError(f"Found array with 0 feature(s) (shape=({n_rows}, 0)) while a minimum of 1 is required.")
     if n_rows < min_rows:
         raise ValueError(
             f"Found array with {n_rows} sample(s) (shape=({n_rows}, {n_columns})) while a minimum of "
@@ -99,17 +97,13 @@ def _read_frame(X: Any) -> Table:
     names = list(getattr(X, "column_names", None) or X.columns)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ColumnError(
-            f"column '{twice}' occurs {names.count(twice)} times; give every column its own name"
-        )
+        raise ColumnError(f"column '{twice}' occurs {names.count(twice)} times; give every column its own name")
     frame = nw.from_native(X)
     if isinstance(frame, nw.LazyFrame):
         raise TypeError("X is a lazy frame; pass X.collect()")
     container = str(frame.implementation.value)
     if container not in ("pandas", "polars", "pyarrow"):
-        raise TypeError(
-            f"X is a {container} frame; pass a pandas or polars frame, a pyarrow table or an array"
-        )
+        raise TypeError(f"X is a {container} frame; pass a pandas or polars frame, a pyarrow table or an array")
     table = Table(
         container=container,
         names=[str(name) for name in names],

@@ -349,9 +349,7 @@ class VAE(BaseVAE):
         """
         rows = self._rows(X)
         with torch.no_grad():
-            return to_numpy(
-                torch.cat([self.model_.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)])
-            )
+            return to_numpy(torch.cat([self.model_.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)]))
 
     def posterior(self, X: Any, n_draws: int = 100) -> np.ndarray:
         """Draws from q(z|x), independent over rows, the same at every call.

@@ -46,9 +46,7 @@ def conditional_draws(
     draws = []
     for piece in rows.chunks(rows_at_once(model, len(eps))):
         z, log_w = log_weights(model, prior, piece, eps)  # [K, B, D], [K, B]
-        chosen = torch.multinomial(
-            log_w.softmax(0).T, n_draws, replacement=True, generator=stream
-        ).T  # [M, B]
+        chosen = torch.multinomial(log_w.softmax(0).T, n_draws, replacement=True, generator=stream).T  # [M, B]
         z = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
         u = open_uniform((*chosen.shape, model.n_columns), stream)
         draws.append(model.decode(z).icdf(u))

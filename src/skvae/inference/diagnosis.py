@@ -66,9 +66,7 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def diagnose(
-    model: LatentVariableModel, rows: Batch, eps: torch.Tensor, overfitting_gap: float | None
-) -> Diagnosis:
+def diagnose(model: LatentVariableModel, rows: Batch, eps: torch.Tensor, overfitting_gap: float | None) -> Diagnosis:
     """Examine a model on `rows`, with noise `eps` [K, D] shared by them."""
     means = torch.cat([model.encode(piece).mean for piece in rows.chunks(8192)])
     active = int((means.var(0, correction=0) > _ACTIVE_VARIANCE).sum())

@@ -43,17 +43,13 @@ class Component(nn.Module):
         for key, value in params.items():
             name, _, rest = key.partition("__")
             if name not in self._parameter_names():
-                raise ValueError(
-                    f"{type(self).__name__} has no parameter '{name}'; it has {self._parameter_names()}"
-                )
+                raise ValueError(f"{type(self).__name__} has no parameter '{name}'; it has {self._parameter_names()}")
             if not rest:
                 setattr(self, name, value)
                 continue
             part = getattr(self, name)
             if not isinstance(part, Component):
-                raise ValueError(
-                    f"'{key}' asks for a parameter of {name}={part!r}, which is not a component object"
-                )
+                raise ValueError(f"'{key}' asks for a parameter of {name}={part!r}, which is not a component object")
             part.set_params(**{rest: value})
         return self
 

@@ -95,9 +95,7 @@ class ResidualMLP(Network):
 
     alias = "residual"
 
-    def __init__(
-        self, width: int = 256, n_blocks: int = 2, activation: str = "silu", dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int = 256, n_blocks: int = 2, activation: str = "silu", dropout: float = 0.0) -> None:
         super().__init__()
         self.width = width
         self.n_blocks = n_blocks

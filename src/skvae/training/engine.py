@@ -59,9 +59,7 @@ class Optimizer:
         Of an earlier optimiser over the same parameters, to continue from.
     """
 
-    def __init__(
-        self, modules: Iterable[nn.Module], max_norm: float, state: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, modules: Iterable[nn.Module], max_norm: float, state: dict[str, Any] | None = None) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.flat = torch.cat([p.detach().flatten() for p in self.parameters])
         self.grad = torch.zeros_like(self.flat)

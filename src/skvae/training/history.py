@@ -27,9 +27,7 @@ class History:
     `history["validation_bound"]` is the list of that value over epochs.
     """
 
-    def __init__(
-        self, epochs: list[dict[str, Any]] | None = None, info: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, epochs: list[dict[str, Any]] | None = None, info: dict[str, Any] | None = None) -> None:
         self.epochs = epochs if epochs is not None else []
         self.info = info if info is not None else {}
 

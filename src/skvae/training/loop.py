@@ -128,9 +128,7 @@ def fit(
                     tally.look()
                     if tally.skipped_in_a_row >= min(_LOOK_EVERY, n_steps):
                         first_bad = step - tally.skipped_in_a_row + 1
-                        raise _breakdown(
-                            model, objective, batch, eps, progress[step - 1], first_bad, column_names
-                        )
+                        raise _breakdown(model, objective, batch, eps, progress[step - 1], first_bad, column_names)
 
             epoch_record = {
                 "epoch": epoch,

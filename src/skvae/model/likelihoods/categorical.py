@@ -69,9 +69,7 @@ class CategoricalColumns(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.probs @ torch.arange(
-            self.logits.shape[-1], dtype=self.logits.dtype, device=self.logits.device
-        )
+        return self.probs @ torch.arange(self.logits.shape[-1], dtype=self.logits.dtype, device=self.logits.device)
 
     def centre(self, weights: Tensor) -> Tensor:
         return torch.einsum("sb,sbck->bck", weights, self.probs).argmax(-1).to(self.logits.dtype)

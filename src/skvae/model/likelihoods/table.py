@@ -36,9 +36,7 @@ class TableDistribution(Distribution):
         Where each column stands in the parts' concatenation; None if one part has them all in order.
     """
 
-    def __init__(
-        self, parts: Sequence[Distribution], positions: Sequence[Tensor], order: Tensor | None
-    ) -> None:
+    def __init__(self, parts: Sequence[Distribution], positions: Sequence[Tensor], order: Tensor | None) -> None:
         self.parts, self.positions, self.order = parts, positions, order
 
     def _join(self, question: Callable[..., Tensor], values: Tensor | None = None) -> Tensor:
@@ -47,9 +45,7 @@ class TableDistribution(Distribution):
         if values is None:
             answers = [question(part) for part in self.parts]
         else:
-            answers = [
-                question(part, values[..., at]) for part, at in zip(self.parts, self.positions, strict=True)
-            ]
+            answers = [question(part, values[..., at]) for part, at in zip(self.parts, self.positions, strict=True)]
         return torch.cat(answers, dim=-1)[..., self.order]
 
     def log_prob(self, values: Tensor) -> Tensor:
@@ -105,9 +101,7 @@ class Table(Likelihood):
             known = {column.name for column in columns} | set(Kind)
             for key in self.likelihood:
                 if key not in known:
-                    raise ValueError(
-                        f"likelihood names '{key}', which is neither a column that varies nor a kind"
-                    )
+                    raise ValueError(f"likelihood names '{key}', which is neither a column that varies nor a kind")
         alike: dict[str, tuple[Likelihood, list[int]]] = {}
         for position, column in enumerate(columns):
             choice = self._choose(column)
