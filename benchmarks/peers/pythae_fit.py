@@ -1,5 +1,6 @@
 """Fit pythae's VAE with its own trainer; runs in the peer's environment. Arguments: a JSON description."""
 
+import itertools
 import json
 import logging
 import sys
@@ -20,7 +21,7 @@ logging.disable(logging.CRITICAL)
 
 def mlp(sizes: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers)
 

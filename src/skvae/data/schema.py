@@ -251,7 +251,7 @@ class _NumericFacts:
 def _numeric_facts(table: Table, block: int = 16) -> _NumericFacts:
     """Statistics of all columns, a cache-sized block of them at a time; of no meaning for text."""
     blocks = [
-        _facts_of_block(np.ascontiguousarray(table.numbers[:, first : first + block].T))
+        _facts_of_block(np.array(table.numbers[:, first : first + block].T, order="C"))
         for first in range(0, len(table.names), block)
     ]
     return _NumericFacts(

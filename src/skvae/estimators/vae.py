@@ -488,7 +488,9 @@ class VAE(BaseVAE):
 
     def _shared_noise(self, n_draws: int) -> torch.Tensor:
         self._check_count(n_draws, "n_draws")
-        return self._noise.normal("shared", n_draws, self.model_.latent_dim)
+        half = self._noise.normal("shared", (n_draws + 1) // 2, self.model_.latent_dim)
+        # In antithetic pairs: odd errors, the same for all rows, cancel.
+        return torch.cat([half, -half])[:n_draws]
 
     def _check_count(self, value: Any, name: str) -> None:
         if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:

@@ -55,7 +55,7 @@ class Plan:
     learning_rate: float
     decay: bool = True
     patience: int = 20
-    max_norm: float = 10.0
+    max_norm: float = 1e3
     masking: float = 0.0
     compile: bool | str = "auto"
     verbose: int = 0
