@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -19,11 +21,13 @@ from torch import nn
 
 from skvae.exceptions import LoadError
 from skvae.model.component import Component
+from skvae.training.engine import choose_device
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses later ones."""
 
 _DESCRIPTION, _WEIGHTS = "model.json", "weights.safetensors"
+_NETWORKS = ("encoder", "decoder")
 
 
 def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
@@ -38,20 +42,19 @@ def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
     weights = save_tensors(
         {name: value.detach().cpu().contiguous().clone() for name, value in estimator.model_.state_dict().items()}
     )
-    description = {
-        "format": FORMAT,
+    model = {
         "estimator": type(estimator).__name__,
-        "params": {name: encode(value) for name, value in estimator.get_params(deep=False).items()},
+        "params": {name: _parameter(name, value) for name, value in estimator.get_params(deep=False).items()},
         "state": estimator._saved_state(),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    description = {"format": FORMAT, "sha256": _checksum(model, weights), "model": model}
     text = json.dumps(description, ensure_ascii=False, indent=1)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     try:
         new = temporary / "new"
         new.mkdir()
         (new / _WEIGHTS).write_bytes(weights)
-        (new / _DESCRIPTION).write_text(text, encoding="utf-8")
+        (new / _DESCRIPTION).write_bytes(text.encode())
         if path.exists():
             path.rename(temporary / "old")
         try:
@@ -85,69 +88,125 @@ def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None, deco
     FileNotFoundError
         If there is no such folder.
     LoadError
-        If the folder is damaged, incomplete, or was written by a later version.
+        If the folder is damaged, incomplete, or was written by a later version, or if `encoder` or `decoder`
+        is missing, not asked for, or of another architecture.
     """
     from skvae import estimators
 
     folder = Path(path)
+    model, weights = _read(folder)
+    try:
+        if model["estimator"] not in estimators.__all__:
+            raise LoadError(f"{folder} holds a '{model['estimator']}', an estimator that scikit-vae does not have")
+        params = {name: decode(value) for name, value in model["params"].items()}
+        for name, module in zip(_NETWORKS, (encoder, decoder), strict=True):
+            params[name] = _own_module(name, module, params[name])
+        params["device"] = _available(params["device"])
+        estimator = estimators.by_name(model["estimator"])(**params)
+        estimator._restore_state(model["state"])
+        estimator.model_.load_state_dict(load_tensors(weights))
+    except LoadError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+        given = " with the modules given" if encoder is not None or decoder is not None else ""
+        raise LoadError(f"{folder} does not describe a model that can be built{given}: {error}") from error
+    return estimator
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Description and weights of a model, checked against each other."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no saved model at {folder}")
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((folder / _DESCRIPTION).read_bytes())
         version = description["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LoadError(f"{folder / _DESCRIPTION} is missing or damaged ({error!r}); save the model again") from error
-    if not isinstance(version, int) or version > FORMAT:
+    if not (isinstance(version, int) and 1 <= version <= FORMAT):
         raise LoadError(
-            f"{folder} has format {version!r}, and this version of scikit-vae reads up to {FORMAT}; upgrade "
-            "scikit-vae"
+            f"{folder} has format {version!r}, and this version of scikit-vae reads 1 to {FORMAT}; upgrade scikit-vae"
         )
     try:
         weights = (folder / _WEIGHTS).read_bytes()
     except OSError as error:
         raise LoadError(f"{folder / _WEIGHTS} is missing; copy the whole folder") from error
-    if hashlib.sha256(weights).hexdigest() != description.get("weights_sha256"):
-        raise LoadError(f"{folder / _WEIGHTS} is damaged or truncated (its checksum differs); copy the folder again")
-    given = {"encoder": encoder, "decoder": decoder}
+    model = description.get("model")
+    if not isinstance(model, dict) or _checksum(model, weights) != description.get("sha256"):
+        raise LoadError(f"{folder} is damaged or was edited (its checksum differs); copy it again or save it anew")
+    return model, weights
+
+
+def _checksum(model: dict[str, Any], weights: bytes) -> str:
+    return hashlib.sha256(json.dumps(model).encode() + weights).hexdigest()
+
+
+def _parameter(name: str, value: Any) -> Any:
+    """A constructor's parameter as JSON; the user's own network as its class name, which `load` asks for."""
+    if name == "callbacks" or isinstance(value, np.random.RandomState):
+        return None
+    if name in _NETWORKS and isinstance(value, nn.Module) and not _is_ours(type(value)):
+        return {"module": type(value).__qualname__}
     try:
-        cls = estimators.by_name(description["estimator"])
-        params = {}
-        for name, value in description["params"].items():
-            if isinstance(value, dict) and "module" in value:
-                if given.get(name) is None:
-                    raise LoadError(
-                        f"the model was fitted with {name}={value['module']}, your own module; pass one: "
-                        f"skvae.load(path, {name}={value['module']}(…))"
-                    )
-                params[name] = given[name]
-            else:
-                params[name] = decode(value)
-        estimator = cls(**params)
-        estimator._restore_state(description["state"])
-        estimator.model_.load_state_dict(load_tensors(weights))
-    except LoadError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise LoadError(f"{folder} does not describe a model that this version can build: {error}") from error
-    return estimator
+        return encode(value)
+    except TypeError as error:
+        raise TypeError(f"{name}={value!r} cannot be saved: {error}") from error
+
+
+def _own_module(name: str, module: nn.Module | None, stored: Any) -> Any:
+    """The parameter `name`: as stored, or the module given by the caller where the model had one of its own."""
+    if isinstance(stored, _ModuleName):
+        if module is None:
+            raise LoadError(
+                f"the model was fitted with {name}={stored}, your own module; pass one: "
+                f"skvae.load(path, {name}={stored}(…))"
+            )
+        return module
+    if module is not None:
+        raise LoadError(f"the model was not fitted with a module of yours as {name}; leave {name} out")
+    return stored
+
+
+def _available(device: str) -> str:
+    try:
+        torch.empty(0, device=choose_device(device))
+    except (RuntimeError, AssertionError):
+        warnings.warn(f"the model was fitted with device='{device}', which is not here; using 'auto'", stacklevel=3)
+        return "auto"
+    return device
+
+
+class _ModuleName(str):
+    """Class name of the user's own network."""
 
 
 def encode(value: Any) -> Any:
-    """A parameter as JSON; what cannot be stored without code (callbacks, random generators) becomes None."""
+    """A parameter as JSON.
+
+    Raises
+    ------
+    TypeError
+        For what cannot be stored without code.
+    """
     if isinstance(value, Component):
+        if not _is_ours(type(value)):
+            raise TypeError(
+                f"{type(value).__name__} is your own class, whose code is not stored; only encoder and decoder may be"
+            )
         params = {name: encode(nested) for name, nested in value.get_params(deep=False).items()}
         return {"component": type(value).__name__, "params": params}
-    if isinstance(value, nn.Module):
-        return {"module": type(value).__qualname__}
     if isinstance(value, Mapping):
         return {"pairs": [[encode(key), encode(nested)] for key, nested in value.items()]}
     if isinstance(value, tuple):
         return {"tuple": [encode(nested) for nested in value]}
-    if isinstance(value, list) and not any(callable(nested) for nested in value):
+    if isinstance(value, list):
         return [encode(nested) for nested in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if isinstance(value, (str, int, float, bool)) else None
+    if isinstance(value, (np.generic, np.ndarray)):
+        return encode(value.tolist())
+    if isinstance(value, torch.device):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def decode(value: Any) -> Any:
@@ -160,9 +219,17 @@ def decode(value: Any) -> Any:
         return tuple(decode(nested) for nested in value["tuple"])
     if "pairs" in value:
         return {decode(key): decode(nested) for key, nested in value["pairs"]}
+    if "module" in value:
+        return _ModuleName(value["module"])
     from skvae import model
 
-    cls = getattr(model, value["component"]) if value["component"] in model.__all__ else None
-    if not (isinstance(cls, type) and issubclass(cls, Component)):
+    cls = getattr(model, value["component"], None)
+    if not (isinstance(cls, type) and issubclass(cls, Component) and _is_ours(cls)):
         raise LoadError(f"the model uses a part named '{value['component']}', which scikit-vae does not have")
     return cls(**{name: decode(nested) for name, nested in value["params"].items()})
+
+
+def _is_ours(cls: type) -> bool:
+    from skvae import model
+
+    return cls.__name__ in model.__all__ and getattr(model, cls.__name__) is cls

@@ -37,6 +37,10 @@ class Column:
     kind : Kind
     dtype : str
         The data type in the words of the frame's own library.
+    storage : str
+        The Arrow type of its entries, which says more: of an `object` column, what the objects are.
+    label : int or None
+        The name as it came where that was a number, as pandas allows.
     levels : tuple or None
         Observed levels of a discrete column, in code order; the single value of a constant one.
     categories : tuple or None
@@ -57,6 +61,8 @@ class Column:
     name: str
     kind: Kind
     dtype: str
+    storage: str = "double"
+    label: int | None = None
     levels: tuple[Any, ...] | None = None
     categories: tuple[Any, ...] | None = None
     offset: float = 0.0

@@ -1,21 +1,26 @@
-"""Reading arrays and data frames into one neutral form, and building them again."""
+"""Reading arrays and data frames into one neutral form."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from numbers import Integral
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from narwhals.exceptions import DuplicateError
 from sklearn.utils.validation import check_array
 
-from skvae.data.columns import Column
+from skvae.data.storage import PLURAL, TEXT, role_of, to_numbers
 from skvae.exceptions import ColumnError, ColumnTypeError
 
-NUMBER, TRUTH, DATE, TEXT, EMPTY = "number", "truth value", "date", "text", "nothing"
+_UNDERSTOOD = "each argument must be a string, a number, a truth value or a date: convert or drop the column"
 
 
 @dataclass
@@ -25,56 +30,108 @@ class Table:
     Attributes
     ----------
     container : {"numpy", "pandas", "polars", "pyarrow"}
-    names, dtypes : list of str
-    roles : list of str
-        What each column physically holds.
+    labels : list
+        The columns' names as they came; x0, x1, … for arrays.
+    dtypes : list of str
+        In the words of the container's library.
+    types : list of Arrow types
     numbers : ndarray [n, C], float64
         Numbers, truth values (0, 1) and dates (microseconds since 1970); NaN where missing or text.
-    texts : dict of int to Arrow array
-        Columns whose entries are named levels.
-    categories, ordered : dict of int
-        Levels declared by the dtype, and whether it orders them.
+    arrays : dict of int to Arrow array [n]
+        The columns as they came, dictionaries written out and text as `large_string`; none of the columns
+        of an array of numbers.
+    categories : dict of int to tuple
+        Levels declared by the dtype.
+    ordered : set of int
+        Columns whose dtype orders its levels.
     index : object
         The row index of a pandas frame.
+    names : list of str
+        The labels as text.
+    roles : list of str
+        What each column physically holds.
     """
 
     container: str
-    names: list[str]
+    labels: list[Any]
     dtypes: list[str]
-    roles: list[str]
+    types: list[Any]
     numbers: np.ndarray
-    texts: dict[int, Any] = field(default_factory=dict)
+    arrays: dict[int, Any] = field(default_factory=dict)
     categories: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     ordered: set[int] = field(default_factory=set)
     index: Any = None
+    names: list[str] = field(init=False)
+    roles: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = [str(label) for label in self.labels]
+        self.roles = [role_of(kind) or "" for kind in self.types]
 
     @property
     def n_rows(self) -> int:
         return self.numbers.shape[0]
 
+    def array(self, column: int) -> Any:
+        """The entries of a column as an Arrow array [n]."""
+        if column in self.arrays:
+            return self.arrays[column]
+        return pa.array(self.numbers[:, column], from_pandas=True)
+
     def missing(self, column: int) -> np.ndarray:
-        """Which rows lack an entry in this column, [n]."""
-        if column in self.texts:
-            return self.texts[column].is_null().to_numpy(zero_copy_only=False)
+        """Which rows lack an entry in this column, bool [n]."""
+        if self.roles[column] == TEXT:
+            return self.arrays[column].is_null().to_numpy(zero_copy_only=False)
         return np.isnan(self.numbers[:, column])
 
+    def codes(self, column: int, levels: tuple[Any, ...]) -> np.ndarray:
+        """Positions in `levels` of a column's entries, float64 [n]; NaN where missing or not among them."""
+        is_text = self.roles[column] == TEXT
+        if is_text != isinstance(levels[0], str):
+            return np.full(self.n_rows, np.nan)  # of another kind, which only an all-missing column may be
+        if is_text:
+            found = pc.index_in(self.arrays[column], value_set=pa.array(levels, pa.large_string()))
+            return found.to_numpy(zero_copy_only=False).astype(np.float64)
+        values = np.array(levels, dtype=np.float64)
+        numbers = np.ascontiguousarray(self.numbers[:, column])
+        if len(values) == 2:  # the commonest case of wide tables, and twice as fast
+            second = numbers == values[1]
+            return np.where(second | (numbers == values[0]), second, np.nan)
+        order = np.argsort(values)
+        nearest = order[np.searchsorted(values, numbers, sorter=order).clip(max=len(values) - 1)]
+        return np.where(values[nearest] == numbers, nearest, np.nan)
 
-def is_frame(X: Any) -> bool:
-    """Whether X is a data frame that narwhals knows (pandas, polars, pyarrow, …)."""
-    return isinstance(nw.from_native(X, pass_through=True), nw.DataFrame | nw.LazyFrame)
+    def entry(self, column: int, row: int) -> str:
+        """One entry as a message shows it."""
+        return show(self.array(column)[row].as_py())
 
 
 def read_table(X: Any, *, min_rows: int = 1, estimator: Any = None) -> Table:
-    """Read a 2-D array or a data frame.
+    """Read a 2-D array, a list of rows or a data frame.
+
+    Parameters
+    ----------
+    X : array-like [n, C], pandas or polars DataFrame, or pyarrow Table
+    min_rows : int
+        Fewer rows are refused.
+    estimator : object, optional
+        Named in messages about arrays.
 
     Raises
     ------
     ColumnError
-        Repeated column names, infinite values, or entries of a type that is not understood.
+        Repeated column names, infinite values, mixed or unreadable entries.
     ValueError, TypeError
-        Anything that scikit-learn's `check_array` refuses (sparse, not 2-D, empty, complex).
+        A table without rows or columns, and anything else that scikit-learn's `check_array` refuses (sparse,
+        not 2-D, complex); a lazy frame.
     """
-    table = _read_frame(X) if is_frame(X) else _read_array(X, min_rows, estimator)
+    try:
+        frame = nw.from_native(X, pass_through=True)
+    except DuplicateError:
+        raise _repeated_error(_labels(X)) from None
+    if isinstance(frame, nw.LazyFrame):
+        raise TypeError("X is a lazy frame; pass X.collect()")
+    table = _read_frame(X, frame) if isinstance(frame, nw.DataFrame) else _read_array(X, min_rows, estimator)
     n_rows, n_columns = table.numbers.shape
     if n_columns == 0:
         raise ValueError(f"Found array with 0 feature(s) (shape=({n_rows}, 0)) while a minimum of 1 is required.")
@@ -93,40 +150,47 @@ def read_table(X: Any, *, min_rows: int = 1, estimator: Any = None) -> Table:
     return table
 
 
-def _read_frame(X: Any) -> Table:
-    names = list(getattr(X, "column_names", None) or X.columns)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ColumnError(f"column '{twice}' occurs {names.count(twice)} times; give every column its own name")
-    frame = nw.from_native(X)
-    if isinstance(frame, nw.LazyFrame):
-        raise TypeError("X is a lazy frame; pass X.collect()")
+def _labels(X: Any) -> list[Any]:
+    return list(X.column_names if isinstance(X, pa.Table) else X.columns)
+
+
+def _repeated_error(labels: list[Any]) -> ColumnError:
+    names = [str(label) for label in labels]
+    twice = next(name for name in names if names.count(name) > 1)
+    return ColumnError(f"column '{twice}' occurs {names.count(twice)} times; give every column its own name")
+
+
+def _read_frame(X: Any, frame: nw.DataFrame[Any]) -> Table:
     container = str(frame.implementation.value)
     if container not in ("pandas", "polars", "pyarrow"):
         raise TypeError(f"X is a {container} frame; pass a pandas or polars frame, a pyarrow table or an array")
-    table = Table(
-        container=container,
-        names=[str(name) for name in names],
-        dtypes=[],
-        roles=[],
-        numbers=np.full(frame.shape, np.nan),
-        index=X.index if container == "pandas" else None,
-    )
-    for position, series in enumerate(frame.iter_columns()):
-        native = series.to_native()
-        table.dtypes.append(str(native.dtype) if container == "pandas" else str(series.dtype))
-        try:
-            arrow = series.to_arrow()
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            raise _mixed_error(names[position], list(native)) from None
-        _read_column(table, position, arrow)
-        if isinstance(series.dtype, nw.Enum):
+    labels = _labels(X)
+    if len({str(label) for label in labels}) < len(labels):
+        raise _repeated_error(labels)
+    columns = list(frame.iter_columns())
+    natives = [column.to_native() for column in columns]
+    arrays = [
+        _to_arrow(str(label), column.to_arrow, native)
+        for label, column, native in zip(labels, columns, natives, strict=True)
+    ]
+    dtypes = [str(native.type if container == "pyarrow" else native.dtype) for native in natives]
+    table = _table_of(container, labels, dtypes, arrays, frame.shape[0])
+    for position, column in enumerate(columns):
+        if isinstance(column.dtype, nw.Enum):
             table.ordered.add(position)
-            table.categories[position] = tuple(series.dtype.categories)
+        elif container == "polars":
+            # What a polars `Categorical` lists is what its cache happens to hold.
+            table.categories.pop(position, None)
+    if container == "pandas":
+        table.index = X.index
     return table
 
 
 def _read_array(X: Any, min_rows: int, estimator: Any) -> Table:
+    if isinstance(X, list | tuple) and np.asarray(X).dtype.kind in "US":
+        X = np.array(X, dtype=object)  # rows of text and numbers: NumPy would make all of it text
+    if isinstance(X, np.ma.MaskedArray):
+        X = np.where(np.ma.getmaskarray(X), np.nan, X.data)
     array = check_array(
         X,
         dtype=None,
@@ -135,158 +199,84 @@ def _read_array(X: Any, min_rows: int, estimator: Any) -> Table:
         estimator=estimator,
         input_name="X",
     )
-    n_columns = array.shape[1]
-    table = Table(
-        container="numpy",
-        names=[f"x{position}" for position in range(n_columns)],
-        dtypes=[str(array.dtype)] * n_columns,
-        roles=[],
-        numbers=np.empty(0),
-    )
+    if array.dtype.kind == "T":
+        array = array.astype(object)  # NumPy's variable-width text
+    n_rows, n_columns = array.shape
+    labels = [f"x{position}" for position in range(n_columns)]
+    dtypes = [str(array.dtype)] * n_columns
     if array.dtype.kind in "iufb":
-        table.numbers = array.astype(np.float64, copy=False)
-        table.roles = [TRUTH if array.dtype.kind == "b" else NUMBER] * n_columns
-        return table
-    table.numbers = np.full(array.shape, np.nan)
-    for position in range(n_columns):
-        entries = array[:, position]
-        try:
-            arrow = pa.array(entries, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            raise _mixed_error(table.names[position], entries.tolist()) from None
-        _read_column(table, position, arrow)
+        kind = pa.from_numpy_dtype(array.dtype) if array.dtype.itemsize <= 8 else pa.float64()
+        return Table("numpy", labels, dtypes, [kind] * n_columns, array.astype(np.float64, copy=False))
+    if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] not in ("D", "s", "ms", "us", "ns"):
+        array = array.astype("datetime64[s]")  # hours, months …, which Arrow lacks
+    arrays = [
+        _to_arrow(label, partial(pa.array, column, from_pandas=True), column)
+        for label, column in zip(labels, array.T, strict=True)
+    ]
+    return _table_of("numpy", labels, dtypes, arrays, n_rows)
+
+
+def _table_of(container: str, labels: list[Any], dtypes: list[str], arrays: list[Any], n_rows: int) -> Table:
+    """A table from one Arrow array [n] per column."""
+    numbers = np.full((n_rows, len(arrays)), np.nan)
+    table = Table(container, labels, dtypes, [array.type for array in arrays], numbers)
+    for position, array in enumerate(arrays):
+        if pa.types.is_dictionary(array.type):
+            table.categories[position] = tuple(array.dictionary.drop_null().to_pylist())
+            if array.type.ordered:
+                table.ordered.add(position)
+            array = array.dictionary_decode()
+        if table.roles[position] == TEXT:
+            array = array.cast(pa.large_string())
+        else:
+            numbers[:, position] = to_numbers(array)
+        table.arrays[position] = array
     return table
 
 
-def _read_column(table: Table, position: int, arrow: Any) -> None:
-    """Add one Arrow column to the table."""
-    if isinstance(arrow, pa.ChunkedArray):
-        arrow = arrow.combine_chunks()
-    kind = arrow.type
-    if pa.types.is_dictionary(kind):
-        table.categories[position] = tuple(arrow.dictionary.to_pylist())
-        if kind.ordered:
-            table.ordered.add(position)
-        arrow = arrow.dictionary_decode()
-        role = TEXT
-    elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
-        role = NUMBER
-    elif pa.types.is_boolean(kind):
-        role = TRUTH
-        arrow = arrow.cast(pa.uint8())
-    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        role = DATE
-        arrow = arrow.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        role = TEXT
-        arrow = arrow.cast(pa.large_string())
-    elif pa.types.is_null(kind):
-        role = EMPTY
-        arrow = arrow.cast(pa.float64())
-    else:
+def _to_arrow(name: str, convert: Callable[[], Any], entries: Iterable[Any]) -> Any:
+    """A column's entries as one Arrow array of a type that is understood."""
+    try:
+        array = convert()
+    except (pa.ArrowException, OverflowError):
+        raise _mixed_error(name, entries) from None
+    are_objects = str(getattr(entries, "dtype", None)) == "object"
+    if are_objects and pa.types.is_date32(array.type) and any(isinstance(entry, Integral) for entry in entries):
+        raise _mixed_error(name, entries)  # Arrow takes a whole number among date objects for a day since 1970
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if role_of(array.type) is None:
+        row = int(np.argmax(array.is_valid()))
         raise ColumnTypeError(
-            f"column '{table.names[position]}' holds entries of type {kind}; each argument must be a string, "
-            "a number, a truth value or a date: convert or drop the column"
+            f"column '{name}' holds {show(array[row].as_py())} ({array.type}, row {row}); {_UNDERSTOOD}"
         )
-    table.roles.append(role)
-    if role == TEXT:
-        table.texts[position] = arrow
-    else:
-        table.numbers[:, position] = arrow.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return array
 
 
-def _mixed_error(name: str, entries: list[Any]) -> ColumnError:
+def _mixed_error(name: str, entries: Iterable[Any]) -> ColumnError:
     """Name what is odd in a column that Arrow cannot give one type."""
-    texts = [(row, entry) for row, entry in enumerate(entries) if isinstance(entry, str)]
-    others = [
-        (row, entry)
-        for row, entry in enumerate(entries)
-        if not isinstance(entry, str) and entry is not None and entry == entry
-    ]
-    odd = [pair for pair in others if not isinstance(pair[1], (bool, int, float, np.number, np.bool_))]
-    if odd:
-        row, entry = odd[0]
-        return ColumnTypeError(
-            f"column '{name}' holds {entry!r} (row {row}); each argument must be a string, a number, a truth "
-            "value or a date: convert or drop the column"
-        )
-    row, entry = min(texts, key=lambda pair: pair[0]) if len(texts) < len(others) else others[0]
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for row, entry in enumerate(entries):
+        try:
+            scalar = pa.scalar(entry, from_pandas=True)
+        except (pa.ArrowException, OverflowError):
+            scalar = None
+        role = None if scalar is None else role_of(scalar.type)
+        if role is None:
+            return ColumnTypeError(f"column '{name}' holds {show(entry)} (row {row}); {_UNDERSTOOD}")
+        if scalar.is_valid:
+            found.setdefault(PLURAL[role], []).append((row, entry))
+    if len(found) < 2:
+        return ColumnTypeError(f"column '{name}' holds entries that have no common type; {_UNDERSTOOD}")
+    row, entry = min(found.values(), key=len)[0]
     return ColumnError(
-        f"column '{name}' mixes text and numbers ({entry!r}, row {row}); mark stray entries missing (NaN) and "
-        "convert the rest to numbers, or convert the whole column to text"
+        f"column '{name}' mixes {' and '.join(sorted(found, reverse=True))} ({show(entry)}, row {row}); mark stray "
+        "entries missing (NaN) and convert the rest to one type, or convert the whole column to text"
     )
 
 
-def build_table(container: str, columns: Sequence[Column], entries: Sequence[Any], index: Any = None) -> Any:
-    """The inverse of reading: the kind of frame seen at fit from one array of entries per column.
-
-    Parameters
-    ----------
-    entries : sequence of ndarray [n] or Arrow array [n]
-        In the data's units: float64, named levels, or microseconds since 1970 for dates.
-    """
-    if container == "numpy":
-        return _build_array(columns, entries)
-    arrays = [_arrow_column(column, values) for column, values in zip(columns, entries, strict=True)]
-    table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
-    if container == "pandas":
-        frame = table.to_pandas()
-        frame = frame.astype({column.name: _pandas_dtype(column) for column in columns})
-        return frame if index is None else frame.set_axis(index, axis=0)
-    if container == "polars":
-        import polars as pl
-
-        frame = nw.from_native(pl.from_arrow(table))
-    else:
-        frame = nw.from_native(table)
-    dtypes = [_narwhals_dtype(column) for column in columns]
-    return frame.with_columns(
-        nw.col(column.name).cast(dtype) for column, dtype in zip(columns, dtypes, strict=True)
-    ).to_native()
-
-
-def _build_array(columns: Sequence[Column], entries: Sequence[Any]) -> np.ndarray:
-    dtype = np.dtype(columns[0].dtype)
-    if dtype.kind in "iufb":
-        return np.stack(entries, axis=1).astype(dtype)
-    if dtype.kind == "M":
-        return np.stack(entries, axis=1).astype(np.int64).astype("datetime64[us]").astype(dtype)
-    array = np.empty((len(entries[0]), len(columns)), dtype=object)
-    for position, (column, values) in enumerate(zip(columns, entries, strict=True)):
-        if _holds_dates(column):
-            values = np.asarray(values).astype(np.int64).astype("datetime64[us]")
-        array[:, position] = values.tolist()
-    return array if dtype.kind == "O" else array.astype(dtype)
-
-
-def _holds_dates(column: Column) -> bool:
-    return column.kind == "date" or re.match("date", column.dtype.lower()) is not None
-
-
-def _arrow_column(column: Column, values: Any) -> Any:
-    if _holds_dates(column):
-        zone = "UTC" if re.search(r"time_zone='|datetime64\[\w+, |tz=", column.dtype) else None
-        return pa.array(np.asarray(values).astype(np.int64)).cast(pa.timestamp("us", tz=zone))
-    if isinstance(values, np.ndarray) and values.dtype == object:
-        return pa.array(values.tolist())
-    if isinstance(values, np.ndarray) and re.match(r"u?int\d", column.dtype.lower()):
-        return pa.array(np.rint(values).astype(np.int64))
-    return pa.array(values)
-
-
-def _pandas_dtype(column: Column) -> Any:
-    import pandas as pd
-
-    if column.dtype == "category":
-        return pd.CategoricalDtype(list(column.categories or ()), ordered=column.kind == "ordinal")
-    return pd.api.types.pandas_dtype(column.dtype)
-
-
-def _narwhals_dtype(column: Column) -> Any:
-    if column.dtype.startswith("Enum"):
-        return nw.Enum(list(column.categories or ()))
-    if column.dtype.startswith("Datetime"):
-        unit = re.search(r"time_unit='(\w+)'", column.dtype)
-        zone = re.search(r"time_zone='([^']+)'", column.dtype)
-        return nw.Datetime(unit.group(1) if unit else "us", zone.group(1) if zone else None)  # type: ignore[arg-type]
-    return getattr(nw, column.dtype)()
+def show(value: Any) -> str:
+    """A value as a message shows it: text in double quotes and cut, dates in ISO form."""
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 40 else f'"{value[:37]}…"'
+    return str(value) if isinstance(value, date) else reprlib.repr(value)

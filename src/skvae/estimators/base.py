@@ -1,42 +1,105 @@
-"""What the estimators share: reading and checking tables, and the interface of scikit-learn."""
+"""What the estimators share: reading and checking tables, making and training the model, saving it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    check_random_state,
+)
 
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.schema import Schema
-from skvae.data.table import Table, read_table
+from skvae.data.table import Table as RawTable
+from skvae.data.table import read_table
+from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.exceptions import ConstantColumnWarning
+from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
+from skvae.model.component import choices, resolve
+from skvae.model.networks import network
 from skvae.model.vae import LatentVariableModel
-from skvae.training.engine import choose_device
-from skvae.training.history import History
+from skvae.training import History, Noise, Plan, fit
+from skvae.training.engine import choose_device, threads_for
+from skvae.training.randomness import seeded_torch
+
+# Fewer rows than this are all needed for training.
+_MIN_ROWS_TO_SPLIT = 50
+
+_PARTS = {
+    "likelihood": Likelihood,
+    "prior": Prior,
+    "posterior": Posterior,
+    "objective": Objective,
+    "encoder": Network,
+    "decoder": Network,
+}
+# What a model is made from; a fit that continues cannot change it.
+_MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
+
+
+class also_parameter:
+    """Marks a method whose name is also that of a constructor's parameter.
+
+    Reading the attribute gives the method; assigning to it sets the parameter, which `get_params` returns.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        functools.update_wrapper(self, method)  # type: ignore[arg-type]
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Callable[..., Any]:
+        return self.method.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = value
 
 
 class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Shared by all estimators: tables in, checked against the schema; save."""
+    """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
     schema_: Schema
+    settings_: dict[str, Any]
     model_: LatentVariableModel
+    prior_: Prior
     history_: History
+    n_features_in_: int
     handle_unknown: str
 
-    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> Table:
+    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
         """Read X and check the names and number of its columns as scikit-learn does."""
         if not reset:
-            check_is_fitted(self)
+            _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
         table = read_table(X, min_rows=min_rows, estimator=self)
-        validate_data(self, X, reset=reset, skip_check_array=True)
+        if reset:
+            _check_feature_names(self, X, reset=True)
+        _check_n_features(self, X, reset=reset)
         return table
 
-    def _encode(self, table: Table) -> Batch:
+    def _table(self, X: Any) -> RawTable:
+        """Read X for a question to the fitted model."""
+        check_is_fitted(self)
+        return self._read(X)
+
+    def _encode(self, table: RawTable) -> Batch:
         """Rows on the model's device."""
         changed = self.schema_.changed_constants(table)
         if changed:
@@ -49,7 +112,112 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self.schema_.encode(table, self.handle_unknown).to(self._device)
 
     def _rows(self, X: Any) -> Batch:
-        return self._encode(self._read(X))
+        return self._encode(self._table(X))
+
+    def _begin(self, X: Any, y: Any, sample_weight: Any, *, anew: bool) -> tuple[Batch, int]:
+        """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
+        params = self.get_params(deep=False)
+        check_parameters(params)
+        table = self._read(X, reset=anew, min_rows=2 if anew else 1)
+        if y is not None:
+            check_consistent_length(X, y)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        seed = new_seed(params["random_state"])
+        if anew:
+            schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            self._assemble(schema, settle(params, schema.modelled, table.n_rows), seed)
+        else:
+            self._continue(params, table.n_rows)
+            # Each continuation draws its own noise, whatever the seed.
+            seed += self.history_.info["n_steps"]
+        return _weighted(self._encode(table), weight), seed
+
+    def _assemble(self, schema: Schema, settings: Settings, seed: int) -> None:
+        """Make the untrained model."""
+        params = self.get_params(deep=False)
+        body = MLP(settings.hidden_sizes)
+        objective = resolve(Objective, params["objective"], "objective")
+        objective.check()
+        device = choose_device(params["device"])
+        with seeded_torch(seed):
+            model = LatentVariableModel(
+                schema.modelled,
+                latent_dim=settings.latent_dim,
+                encoder=network(params["encoder"], body, "encoder"),
+                decoder=network(params["decoder"], body.reversed(), "decoder"),
+                posterior=resolve(Posterior, params["posterior"], "posterior"),
+                prior=resolve(Prior, params["prior"], "prior"),
+                likelihood=Table(params["likelihood"]),
+                masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
+            )
+        self.__dict__.pop("history_", None)
+        self.schema_ = schema
+        self.settings_ = settings.to_dict()
+        self.model_ = model.to(device).eval()
+        self.prior_ = model.prior
+        self._objective = objective.to(device)
+        self._noise_seed = seed
+        self._optimizer_state: dict[str, Any] | None = None
+        self._made_from = {name: repr(params[name]) for name in _MADE_FROM}
+
+    def _continue(self, params: dict[str, Any], n_rows: int) -> None:
+        """Settle for more training of the same model what may change from fit to fit."""
+        for name, before in self._made_from.items():
+            if repr(params[name]) != before:
+                raise ValueError(
+                    f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
+                    "fit a new one with warm_start=False"
+                )
+        now = settle(params, self.schema_.modelled, n_rows)
+        self.settings_ = replace(
+            Settings.from_dict(self.settings_),
+            max_epochs=now.max_epochs,
+            batch_size=now.batch_size,
+            learning_rate=now.learning_rate,
+        ).to_dict()
+
+    def _split(self, rows: Batch) -> tuple[Batch, Batch | None]:
+        """Rows to train on and rows to validate on, the same for every fit that continues."""
+        params = self.get_params(deep=False)
+        if not params["early_stopping"] or len(rows) < _MIN_ROWS_TO_SPLIT:
+            return rows, None
+        order = torch.randperm(len(rows), generator=Noise(self._noise_seed).stream("split")).to(rows.values.device)
+        n_validation = min(len(rows) - 1, max(1, round(params["validation_fraction"] * len(rows))))
+        return rows.rows(order[n_validation:].sort().values), rows.rows(order[:n_validation].sort().values)
+
+    def _train(self, train: Batch, validation: Batch | None, seed: int, *, decay: bool) -> None:
+        params = self.get_params(deep=False)
+        plan = Plan(
+            max_epochs=self.settings_["max_epochs"] if decay else 1,
+            batch_size=self.settings_["batch_size"],
+            learning_rate=self.settings_["learning_rate"],
+            decay=decay,
+            patience=params["patience"],
+            masking=self.settings_["masking"],
+            compile=params["compile"],
+            verbose=params["verbose"],
+        )
+        # Without a history the estimator is not fitted: half-trained weights answer nothing.
+        before = self.__dict__.pop("history_", None)
+        history, self._optimizer_state = fit(
+            self.model_,
+            self._objective,
+            train,
+            validation,
+            plan,
+            Noise(seed, self._device),
+            column_names=[column.name for column in self.schema_.modelled],
+            callbacks=params["callbacks"] or (),
+            optimizer_state=self._optimizer_state,
+        )
+        self.history_ = history if before is None else _joined(before, history)
+
+    @contextlib.contextmanager
+    def _answering(self, n_latents: int) -> Iterator[None]:
+        """Where the fitted model is asked about `n_latents` latents: no gradients, one thread for small work."""
+        n_weights = sum(p.numel() for p in self.model_.parameters())
+        with torch.no_grad(), threads_for(n_latents * n_weights):
+            yield
 
     @property
     def _device(self) -> Any:
@@ -69,8 +237,15 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The trained decoder network."""
         return self.model_.decoder
 
-    def _move_to_device(self) -> None:
-        self.model_.to(choose_device(self.device))  # type: ignore[attr-defined]
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name; with `deep`, those of components as `name__parameter`."""
+        params = super().get_params(deep=deep)
+        for name in params:
+            if isinstance(inspect.getattr_static(type(self), name, None), also_parameter):
+                params[name] = value = vars(self)[name]
+                if deep and hasattr(value, "get_params"):
+                    params = params | {f"{name}__{key}": nested for key, nested in value.get_params().items()}
+        return params
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of components as `name__parameter`.
@@ -78,21 +253,30 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For an unknown parameter, or a nested one of a component given as a string.
+            For an unknown parameter, or a nested one of something that has no parameters.
         """
+        current = self.get_params(deep=False)
         for key in params:
             name, _, rest = key.partition("__")
-            if rest and isinstance(value := params.get(name, getattr(self, name, None)), str):
+            if not rest or name not in current:
+                continue
+            value = params.get(name, current[name])
+            if not hasattr(value, "set_params"):
+                known = choices(_PARTS[name]) if name in _PARTS else {}
+                part = known.get(value) if isinstance(value, str) else None
+                example = f"an object, for example {name}=skvae.{part.__name__}()" if part else "an object"
+                what = ", which is a string" if isinstance(value, str) else ", which has no parameters"
                 raise ValueError(
-                    f"'{key}' asks for a parameter of {name}={value!r}, which is a string; give {name} as an "
-                    f"object, for example {name}=skvae.model.SomePart(), and then set '{key}'"
+                    f"'{key}' asks for a parameter of {name}={value!r}{what}; give {name} as {example}, and then "
+                    f"set '{key}'"
                 )
         return super().set_params(**params)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Save the fitted estimator as a folder of JSON and safetensors; `skvae.load` reads it.
 
-        The folder appears complete or not at all. No training row is stored in it.
+        The folder appears complete or not at all. No training row is stored in it, but what the columns
+        are is: their names, levels and bounds. Callbacks and a RandomState are not saved.
 
         Parameters
         ----------
@@ -104,12 +288,32 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ------
         FileExistsError
             If `path` exists and `overwrite` is false, or is not a saved model.
+        TypeError
+            If a parameter is an object of your own class, other than encoder and decoder.
         """
         check_is_fitted(self)
         persistence.save(self, Path(path), overwrite=overwrite)
 
+    def _saved_state(self) -> dict[str, Any]:
+        return {
+            "schema": self.schema_.to_dict(),
+            "settings": self.settings_,
+            "history": self.history_.to_dict(),
+            "noise_seed": self._noise_seed,
+            "n_features_in": self.n_features_in_,
+            "has_feature_names": hasattr(self, "feature_names_in_"),
+        }
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        schema = Schema.from_dict(state["schema"])
+        self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"])
+        self.history_ = History.from_dict(state["history"])
+        self.n_features_in_ = state["n_features_in"]
+        if state["has_feature_names"]:
+            self.feature_names_in_ = np.array([column.name for column in schema.columns], dtype=object)
+
     def __sklearn_is_fitted__(self) -> bool:
-        return "model_" in vars(self)
+        return "history_" in vars(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -117,9 +321,40 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = ["float32"]
-        tags.non_deterministic = False
         return tags
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+def new_seed(random_state: Any) -> int:
+    """A seed drawn from a `random_state` parameter; None leaves numpy's global stream alone."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _weighted(rows: Batch, weight: np.ndarray | None) -> Batch:
+    """The rows of positive weight, with weights of mean 1."""
+    if weight is None:
+        return rows
+    if not weight.any():
+        raise ValueError("sample_weight is 0 for every row; give some rows a positive weight")
+    weight = weight / weight.max()  # so that the sum is finite
+    w = torch.from_numpy((weight / weight.mean()).astype(np.float32)).to(rows.values.device)
+    counted = w > 0
+    rows, w = rows.rows(counted.nonzero().squeeze(1)), w[counted]
+    return replace(rows, weight=w / w.mean())
+
+
+def _joined(before: History, after: History) -> History:
+    """One history of a model that was trained further."""
+    done, last = before.info["n_steps"], before.epochs[-1]
+    shift = {"epoch": last["epoch"], "step": done, "seconds": last["seconds"]}
+    epochs = [record | {name: record[name] + by for name, by in shift.items()} for record in after.epochs]
+    totals = {
+        "best_epoch": after.info["best_epoch"] + last["epoch"],
+        "n_steps": after.info["n_steps"] + done,
+    }
+    return History([*before.epochs, *epochs], after.info | totals)

@@ -7,25 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
-from skvae.data.schema import Schema
-from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
-from skvae.estimators.base import BaseVAE, to_numpy
-from skvae.estimators.settings import Settings, check_parameters, settle
+from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
 from skvae.inference import conditional, diagnosis, log_likelihood
-from skvae.model import MLP, Objective, Posterior, Prior, Table
-from skvae.model.component import resolve
-from skvae.model.networks import network
-from skvae.model.vae import LatentVariableModel
-from skvae.training import Callback, History, Noise, Plan, fit
-from skvae.training.engine import choose_device
-from skvae.training.randomness import open_uniform, seeded_torch
+from skvae.training import Callback, Noise
+from skvae.training.randomness import open_uniform
 
-# Fewer rows than this are all needed for training.
-_MIN_ROWS_TO_SPLIT = 50
 _ROWS_AT_ONCE = 8192
 
 
@@ -82,11 +72,12 @@ class VAE(BaseVAE):
     compile : bool or "auto"
         Whether to compile the training step; "auto" does so when the rest of the run pays for it.
     warm_start : bool
-        Whether `fit` continues from the weights of the last fit.
+        Whether `fit` continues from the weights of the last fit, of which `max_epochs`, `batch_size` and
+        `learning_rate` may differ.
     callbacks : sequence of functions, optional
         Called as `callback(history, model)` after each epoch; a true answer stops training.
     random_state : int, RandomState or None
-        Seeds everything; the same seed gives the same model on the same machine.
+        Seeds everything; the same seed gives the same model on the same machine, None another at every fit.
     verbose : int
         1 shows a progress bar.
 
@@ -177,8 +168,6 @@ class VAE(BaseVAE):
         self.random_state = random_state
         self.verbose = verbose
 
-    # Learning
-
     def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None, validation_data: Any = None) -> Self:
         """Fit the model.
 
@@ -188,7 +177,7 @@ class VAE(BaseVAE):
         y : ignored
             Only its length is checked.
         sample_weight : array [n], optional
-            Relative weight of each row in the objective.
+            Relative weight of each row in the objective; rows of weight 0 count only for the schema.
         validation_data : array or data frame, optional
             Rows for early stopping, in place of a split of X.
 
@@ -200,21 +189,19 @@ class VAE(BaseVAE):
         ------
         ColumnError
             A column that cannot be used as it is.
+        ValueError
+            A parameter out of range, or of another model when `warm_start` continues one.
         TrainingError
             If the loss becomes and stays non-finite.
         """
-        check_parameters(self.get_params(deep=False))
-        starts_anew = not (self.warm_start and self.__sklearn_is_fitted__())
-        table = self._read(X, reset=starts_anew, min_rows=2)
-        weight = self._check_rows(X, y, sample_weight)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if starts_anew:
-            self._build(table, seed)
-        rows = _with_weight(self._encode(table), weight)
-        if validation_data is not None:
-            train, validation = rows, self._rows(validation_data)
+        if validation_data is not None and not self.early_stopping:
+            raise ValueError("validation_data is there to stop early, which early_stopping=False forbids; drop one")
+        anew = not (self.warm_start and self.__sklearn_is_fitted__())
+        rows, seed = self._begin(X, y, sample_weight, anew=anew)
+        if validation_data is None:
+            train, validation = self._split(rows)
         else:
-            train, validation = self._split(rows, seed)
+            train, validation = rows, self._encode(self._read(validation_data))
         self._train(train, validation, seed, decay=True)
         return self
 
@@ -234,107 +221,9 @@ class VAE(BaseVAE):
         -------
         self
         """
-        check_parameters(self.get_params(deep=False))
-        starts_anew = not self.__sklearn_is_fitted__()
-        table = self._read(X, reset=starts_anew, min_rows=2 if starts_anew else 1)
-        weight = self._check_rows(X, y, sample_weight)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if starts_anew:
-            self._build(table, seed)
-        # Each call draws its own noise, whatever the seed.
-        done = 0 if starts_anew else self.history_.info["n_steps"]
-        self._train(_with_weight(self._encode(table), weight), None, seed + done, decay=False)
+        rows, seed = self._begin(X, y, sample_weight, anew=not self.__sklearn_is_fitted__())
+        self._train(rows, None, seed, decay=False)
         return self
-
-    def _check_rows(self, X: Any, y: Any, sample_weight: Any) -> np.ndarray | None:
-        if y is not None:
-            check_consistent_length(X, y)
-        if sample_weight is None:
-            return None
-        weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        if not weight.sum() > 0:
-            raise ValueError("sample_weight is 0 for every row; give some rows a positive weight")
-        return weight / weight.mean()
-
-    def _build(self, table: RawTable, seed: int) -> None:
-        """Infer the schema and make the untrained model."""
-        schema = Schema.infer(table, self.column_kinds, Table(self.likelihood).kinds)
-        settings = settle(self.get_params(deep=False), schema.modelled, table.n_rows)
-        self._assemble(schema, settings, seed)
-
-    def _assemble(self, schema: Schema, settings: Settings, seed: int) -> None:
-        body = MLP(settings.hidden_sizes)
-        objective = resolve(Objective, self.objective, "objective")
-        objective.check()
-        device = choose_device(self.device)
-        with seeded_torch(seed):
-            model = LatentVariableModel(
-                schema.modelled,
-                latent_dim=settings.latent_dim,
-                encoder=network(self.encoder, body, "encoder"),
-                decoder=network(self.decoder, body.reversed(), "decoder"),
-                posterior=resolve(Posterior, self.posterior, "posterior"),
-                prior=resolve(Prior, self.prior, "prior"),
-                likelihood=Table(self.likelihood),
-                masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
-            )
-        self.schema_ = schema
-        self.settings_ = settings.to_dict()
-        self.model_ = model.to(device).eval()
-        self.prior_ = model.prior
-        self._objective = objective.to(device)
-        self._noise_seed = seed
-        self._optimizer_state: dict[str, Any] | None = None
-
-    def _saved_state(self) -> dict[str, Any]:
-        return {
-            "schema": self.schema_.to_dict(),
-            "settings": self.settings_,
-            "history": self.history_.to_dict(),
-            "noise_seed": self._noise_seed,
-            "n_features_in": self.n_features_in_,
-            "has_feature_names": hasattr(self, "feature_names_in_"),
-        }
-
-    def _restore_state(self, state: dict[str, Any]) -> None:
-        schema = Schema.from_dict(state["schema"])
-        self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"])
-        self.history_ = History.from_dict(state["history"])
-        self.n_features_in_ = state["n_features_in"]
-        if state["has_feature_names"]:
-            self.feature_names_in_ = np.array([column.name for column in schema.columns], dtype=object)
-
-    def _split(self, rows: Batch, seed: int) -> tuple[Batch, Batch | None]:
-        if not self.early_stopping or len(rows) < _MIN_ROWS_TO_SPLIT:
-            return rows, None
-        order = torch.randperm(len(rows), generator=Noise(seed).stream("split")).to(rows.values.device)
-        n_validation = min(len(rows) - 1, max(1, round(self.validation_fraction * len(rows))))
-        return rows.rows(order[n_validation:].sort().values), rows.rows(order[:n_validation].sort().values)
-
-    def _train(self, train: Batch, validation: Batch | None, seed: int, *, decay: bool) -> None:
-        plan = Plan(
-            max_epochs=self.settings_["max_epochs"] if decay else 1,
-            batch_size=self.settings_["batch_size"],
-            learning_rate=self.settings_["learning_rate"],
-            decay=decay,
-            patience=self.patience,
-            masking=self.settings_["masking"],
-            compile=self.compile,
-            verbose=self.verbose,
-        )
-        self.history_, self._optimizer_state = fit(
-            self.model_,
-            self._objective,
-            train,
-            validation,
-            plan,
-            Noise(seed, self._device),
-            column_names=[column.name for column in self.schema_.modelled],
-            callbacks=self.callbacks or (),
-            optimizer_state=self._optimizer_state,
-        )
-
-    # Reducing and back
 
     def transform(self, X: Any) -> np.ndarray:
         """Posterior means, the same at every call.
@@ -347,10 +236,9 @@ class VAE(BaseVAE):
         -------
         ndarray [n, latent_dim], float32
         """
-        rows = self._rows(X)
-        with torch.no_grad():
-            return to_numpy(torch.cat([self.model_.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)]))
+        return to_numpy(self._means(self._rows(X)))
 
+    @also_parameter
     def posterior(self, X: Any, n_draws: int = 100) -> np.ndarray:
         """Draws from q(z|x), independent over rows, the same at every call.
 
@@ -359,8 +247,9 @@ class VAE(BaseVAE):
         ndarray [n_draws, n, latent_dim], float32
         """
         rows = self._rows(X)
+        self._check_count(n_draws, "n_draws")
         eps = self._noise.normal("posterior", n_draws, len(rows), self.model_.latent_dim)
-        with torch.no_grad():
+        with self._answering(len(rows)):
             draws = [self.model_.encode(p).rsample(eps[:, p.index]) for p in rows.chunks(_ROWS_AT_ONCE)]
         return to_numpy(torch.cat(draws, dim=1))
 
@@ -375,14 +264,14 @@ class VAE(BaseVAE):
         -------
         array or data frame like X at fit, n rows
         """
-        return self._decode(self._latents(Z))
+        check_is_fitted(self)
+        z, index = self._latents(Z)
+        return self._decode(z, index=index)
 
     def reconstruct(self, X: Any) -> Any:
         """`inverse_transform(transform(X))`: what the model retains of each row."""
-        table = self._read(X)
-        with torch.no_grad():
-            z = torch.cat([self.model_.encode(p).mean for p in self._encode(table).chunks(_ROWS_AT_ONCE)])
-        return self._decode(z, index=table.index)
+        table = self._table(X)
+        return self._decode(self._means(self._encode(table)), index=table.index)
 
     def sample(self, n_samples: int = 1, *, decode: str = "draw", random_state: Any = None) -> Any:
         """New rows.
@@ -399,14 +288,13 @@ class VAE(BaseVAE):
         -------
         array or data frame like X at fit, n_samples rows
         """
+        check_is_fitted(self)
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
-        noise = Noise(int(check_random_state(random_state).randint(2**31 - 1)), self._device)
+        noise = Noise(new_seed(random_state), self._device)
         z = self.prior_.sample(noise.normal("latents", n_samples, self.model_.latent_dim))
         return self._decode(z, draws=noise.stream("entries") if decode == "draw" else None)
-
-    # Judging rows
 
     def score_samples(self, X: Any, n_draws: int = 100) -> np.ndarray:
         """log p(x) of each row in nats, by importance sampling; missing entries are marginalised.
@@ -424,7 +312,8 @@ class VAE(BaseVAE):
         ndarray [n], float32
         """
         rows, eps = self._rows(X), self._shared_noise(n_draws)
-        return to_numpy(log_likelihood.log_likelihood(self.model_, self.prior_, rows, eps).log_p)
+        with self._answering(len(rows) * n_draws):
+            return to_numpy(log_likelihood.log_likelihood(self.model_, self.prior_, rows, eps).log_p)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean of `score_samples`, nats per row."""
@@ -437,8 +326,9 @@ class VAE(BaseVAE):
         -------
         ndarray [n], float32
         """
-        rows, eps = self._rows(X), self._shared_noise(n_draws)
-        return to_numpy(log_likelihood.elbo(self.model_, rows, eps))
+        rows, eps = self._rows(X), self._matched_noise(n_draws)
+        with self._answering(len(rows) * n_draws):
+            return to_numpy(log_likelihood.elbo(self.model_, rows, eps))
 
     def impute(self, X: Any, n_imputations: int | None = None, n_draws: int = 100) -> Any:
         """Fill missing entries; what is present is returned as it is.
@@ -456,14 +346,16 @@ class VAE(BaseVAE):
         -------
         array or data frame like X at fit; a list of them if `n_imputations` is given
         """
-        table = self._read(X)
+        table = self._table(X)
         rows, eps = self._encode(table), self._shared_noise(n_draws)
         if n_imputations is None:
-            filled = conditional.conditional_centre(self.model_, self.prior_, rows, eps)
+            with self._answering(len(rows) * n_draws):
+                filled = conditional.conditional_centre(self.model_, self.prior_, rows, eps)
             return self.schema_.decode(to_numpy(filled), keep=table)
         self._check_count(n_imputations, "n_imputations")
         stream = self._noise.stream("imputations")
-        draws = conditional.conditional_draws(self.model_, self.prior_, rows, eps, n_imputations, stream)
+        with self._answering(len(rows) * (n_draws + n_imputations)):
+            draws = conditional.conditional_draws(self.model_, self.prior_, rows, eps, n_imputations, stream)
         return [self.schema_.decode(to_numpy(draw), keep=table) for draw in draws]
 
     def diagnose(self, X: Any, n_draws: int = 100) -> diagnosis.Diagnosis:
@@ -478,9 +370,8 @@ class VAE(BaseVAE):
         best = self.history_.info["best_epoch"] - 1
         record = self.history_.epochs[best]
         gap = record["train_bound"] - record["validation_bound"] if "validation_bound" in record else None
-        return diagnosis.diagnose(self.model_, rows, eps, gap)
-
-    # Shared by the methods above
+        with self._answering(len(rows) * n_draws):
+            return diagnosis.diagnose(self.model_, rows, eps, gap)
 
     @property
     def _noise(self) -> Noise:
@@ -492,11 +383,24 @@ class VAE(BaseVAE):
         # In antithetic pairs: odd errors, the same for all rows, cancel.
         return torch.cat([half, -half])[:n_draws]
 
+    def _matched_noise(self, n_draws: int) -> torch.Tensor:
+        """Shared noise with the mean and covariance of N(0, I), where there are draws enough.
+
+        Averages of quadratic functions are then exact; for importance weights it would be a bias.
+        """
+        eps = self._shared_noise(n_draws)
+        if n_draws < 4 * eps.shape[1]:
+            return eps
+        centred = eps - eps.mean(0)
+        factor = torch.linalg.cholesky(centred.T @ centred / n_draws)
+        return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+
     def _check_count(self, value: Any, name: str) -> None:
         if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
             raise ValueError(f"{name}={value!r}: expected a whole number ≥ 1")
 
-    def _latents(self, Z: Any) -> torch.Tensor:
+    def _latents(self, Z: Any) -> tuple[torch.Tensor, Any]:
+        """Latents [n, D], and the row index of a pandas frame."""
         table = read_table(Z)
         latent_dim = self.model_.latent_dim
         if table.numbers.shape[1] != latent_dim or np.isnan(table.numbers).any():
@@ -504,24 +408,22 @@ class VAE(BaseVAE):
                 f"Z has shape {table.numbers.shape}; expected [n, {latent_dim}] finite latents, as `transform` "
                 "gives them"
             )
-        return torch.from_numpy(table.numbers.astype(np.float32)).to(self._device)
+        return torch.from_numpy(table.numbers.astype(np.float32)).to(self._device), table.index
 
-    @torch.no_grad()
+    def _means(self, rows: Batch) -> torch.Tensor:
+        """Posterior means, [n, D]."""
+        with self._answering(len(rows)):
+            return torch.cat([self.model_.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)])
+
     def _decode(self, z: torch.Tensor, draws: torch.Generator | None = None, index: Any = None) -> Any:
         """A table from latents [n, D]: draws if a stream is given, else means and modes."""
         pieces = []
-        for piece in z.split(_ROWS_AT_ONCE):
-            distribution = self.model_.decode(piece.unsqueeze(0))
-            if draws is None:
-                pieces.append(distribution.centre(torch.ones(1, len(piece), device=z.device)))
-            else:
-                u = open_uniform((1, len(piece), self.model_.n_columns), draws)
-                pieces.append(distribution.icdf(u).squeeze(0))
+        with self._answering(len(z)):
+            for piece in z.split(_ROWS_AT_ONCE):
+                distribution = self.model_.decode(piece.unsqueeze(0))
+                if draws is None:
+                    pieces.append(distribution.centre(torch.ones(1, len(piece), device=z.device)))
+                else:
+                    u = open_uniform((1, len(piece), self.model_.n_columns), draws)
+                    pieces.append(distribution.icdf(u).squeeze(0))
         return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index)
-
-
-def _with_weight(rows: Batch, weight: np.ndarray | None) -> Batch:
-    if weight is None:
-        return rows
-    w = torch.from_numpy(weight.astype(np.float32)).to(rows.values.device)
-    return Batch(values=rows.values, observed=rows.observed, weight=w)

@@ -43,11 +43,14 @@ def conditional_draws(
     stream : torch.Generator
         For the choice of latents and the draws of x, independent over rows.
     """
+    # All at once and row after row, so that what a row draws does not depend on how many are done together.
+    u = open_uniform((len(rows), n_draws, 1 + model.n_columns), stream)  # [n, M, 1 + C]
     draws = []
     for piece in rows.chunks(rows_at_once(model, len(eps))):
         z, log_w = log_weights(model, prior, piece, eps)  # [K, B, D], [K, B]
-        chosen = torch.multinomial(log_w.softmax(0).T, n_draws, replacement=True, generator=stream).T  # [M, B]
-        z = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
-        u = open_uniform((*chosen.shape, model.n_columns), stream)
-        draws.append(model.decode(z).icdf(u))
+        own = u[piece.index]  # [B, M, 1 + C]
+        cumulative = log_w.softmax(0).T.cumsum(1)  # [B, K]
+        chosen = torch.searchsorted(cumulative, own[:, :, 0] * cumulative[:, -1:]).T  # [M, B]
+        z = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # [M, B, D]
+        draws.append(model.decode(z).icdf(own[:, :, 1:].transpose(0, 1)))
     return torch.cat(draws, dim=1)

@@ -77,7 +77,8 @@ def diagnose(model: LatentVariableModel, rows: Batch, eps: torch.Tensor, overfit
     advice = []
     if active == 0:
         advice.append(
-            "no latent is active (posterior collapse): set objective=ELBO(warm_up=0.5), a smaller beta or free_bits=0.1"
+            "no latent is active (posterior collapse): set objective=ELBO(warm_up=0.5), a smaller beta or "
+            "free_bits=0.1"
         )
     elif active == latent_dim and latent_dim > 1:
         advice.append(f"every latent is active: a latent_dim above {latent_dim} may explain more")

@@ -26,8 +26,8 @@ class Component(nn.Module):
 
     @classmethod
     def _parameter_names(cls) -> list[str]:
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return [p.name for p in parameters if p.name != "self" and p.kind != p.VAR_KEYWORD]
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Hyper-parameters by name; with `deep`, those of nested components as `name__parameter`."""
@@ -44,10 +44,12 @@ class Component(nn.Module):
             name, _, rest = key.partition("__")
             if name not in self._parameter_names():
                 raise ValueError(f"{type(self).__name__} has no parameter '{name}'; it has {self._parameter_names()}")
+            part = getattr(self, name)
             if not rest:
+                if isinstance(part, nn.Module):
+                    delattr(self, name)  # torch lets nothing but a module take a module's place
                 setattr(self, name, value)
                 continue
-            part = getattr(self, name)
             if not isinstance(part, Component):
                 raise ValueError(f"'{key}' asks for a parameter of {name}={part!r}, which is not a component object")
             part.set_params(**{rest: value})

@@ -35,7 +35,7 @@ class Network(Component):
         return self.fresh()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        raise NotImplementedError
 
 
 class MLP(Network):
@@ -52,6 +52,7 @@ class MLP(Network):
     """
 
     alias = "mlp"
+    layers: nn.Sequential
 
     def __init__(
         self, hidden_sizes: Sequence[int] = (256, 256), activation: str = "silu", dropout: float = 0.0
@@ -74,6 +75,9 @@ class MLP(Network):
 
     def reversed(self) -> MLP:
         return self.fresh().set_params(hidden_sizes=tuple(self.hidden_sizes)[::-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
 
 class ResidualMLP(Network):
@@ -162,7 +166,7 @@ def network(value: Any, default: Network, name: str) -> Network:
         return default
     if isinstance(value, nn.Module) and not isinstance(value, Network):
         return Custom(copied(value))
-    return resolve(Network, value, name)  # type: ignore[type-abstract]
+    return resolve(Network, value, name)
 
 
 class Embedding(nn.Module):

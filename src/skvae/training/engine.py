@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class Optimizer:
 
     Parameters
     ----------
-    modules : iterable of Module
+    modules : sequence of Module
         Their parameters become views of the flat vector until `release`.
     max_norm : float
         Gradients are scaled down to this Euclidean norm.
@@ -59,8 +59,9 @@ class Optimizer:
         Of an earlier optimiser over the same parameters, to continue from.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], max_norm: float, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, modules: Sequence[nn.Module], max_norm: float, state: dict[str, Any] | None = None) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.buffers = [b for module in modules for b in module.buffers()]
         self.flat = torch.cat([p.detach().flatten() for p in self.parameters])
         self.grad = torch.zeros_like(self.flat)
         self.max_norm = max_norm
@@ -102,9 +103,14 @@ class Optimizer:
         )
         return norm
 
-    def restore(self, weights: Tensor) -> None:
-        """Put back a copy of `flat` taken earlier."""
-        self.flat.copy_(weights)
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all weights, and of the buffers: the user's own networks may normalise over batches."""
+        return [tensor.clone() for tensor in (self.flat, *self.buffers)]
+
+    def restore(self, snapshot: list[Tensor]) -> None:
+        """Go back to a snapshot."""
+        for tensor, saved in zip((self.flat, *self.buffers), snapshot, strict=True):
+            tensor.copy_(saved)
 
     def release(self) -> dict[str, Any]:
         """Give every parameter its own memory again; returns the state to continue from."""
@@ -140,5 +146,5 @@ def compiled(function: Callable[..., Any], example: tuple[Any, ...]) -> tuple[Ca
         seconds(candidate, runs=1)
         gain = seconds(function) / seconds(candidate)
     except Exception as error:  # whatever the compiler's toolchain raises: eager gives the same numbers
-        return function, f"no: {type(error).__name__}: {str(error).splitlines()[0]}"[:200]
+        return function, f"no: {type(error).__name__}: {error}".splitlines()[0][:200]
     return (candidate, "yes") if gain > 1.0 else (function, "no: tried, and not faster")

@@ -97,7 +97,7 @@ def fit(
         loss = losses.loss if batch.weight is None else losses.loss * batch.weight
         return loss.mean(), losses.record()
 
-    best_bound, best_epoch, best_weights = -float("inf"), 0, None
+    best_bound, best_epoch, best = -float("inf"), 0, None
     step = 0
     with (
         threads_for(batch_size * objective.n_draws * optimizer.flat.numel()) as n_threads,
@@ -107,7 +107,7 @@ def fit(
         history.info |= {
             "device": str(noise.device),
             "threads": n_threads,
-            "compiled": "no: not worth its time",
+            "compiled": "no" if plan.compile is False else "no: not worth its time",
         }
         start = time.perf_counter()
         tally = Tally()
@@ -144,10 +144,11 @@ def fit(
                 # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
                 if step >= objective.warm_up * n_steps and means["bound"] > best_bound:
                     best_bound, best_epoch = means["bound"], epoch
-                    best_weights = optimizer.flat.clone()
+                    best = optimizer.snapshot()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
-            if any([bool(callback(history, model)) for callback in callbacks]):
+            wishes = [bool(callback(history, model)) for callback in callbacks]  # every one is called
+            if any(wishes):
                 history.info["stopped"] = "callback"
                 break
             if best_epoch and epoch - best_epoch >= plan.patience:
@@ -156,8 +157,8 @@ def fit(
         else:
             history.info["stopped"] = "max_epochs"
 
-    if best_weights is not None:
-        optimizer.restore(best_weights)
+    if best is not None:
+        optimizer.restore(best)
     history.info |= {"best_epoch": best_epoch or epoch, "n_steps": step}
     model.eval()
     return history, optimizer.release()
@@ -221,8 +222,10 @@ def _breakdown(
         good_columns = torch.isfinite(terms.log_p_columns).all(0).all(0).tolist()
     columns = [name for name, good in zip(column_names, good_columns, strict=False) if not good]
     what = f"the term '{bad[-1]}' is" if bad else "the gradient is"
-    where = f" in column '{columns[0]}'" if columns else " in no single column"
+    # Once the latents have broken down, every column has.
+    is_local = 0 < len(columns) < max(2, len(column_names))
+    where = f" in column '{columns[0]}'" if is_local else " in no single column"
     return TrainingError(
-        f"training broke down at step {step}: {what} not finite{where}, and did not recover in "
-        f"{_LOOK_EVERY} steps; lower learning_rate, or look for extreme values there"
+        f"training broke down at step {step} and did not recover: {what} not finite{where}; lower "
+        "learning_rate, or look for extreme values"
     )

@@ -89,8 +89,8 @@ class CategoricalColumns(Distribution):
 class Categorical(Likelihood):
     """Columns with named levels.
 
-    Columns are padded to the next power of two of their number of levels, and columns of equal size are
-    computed together.
+    Columns whose numbers of levels lie between the same powers of two are computed together, padded to the
+    largest among them.
     """
 
     alias = "categorical"

@@ -21,7 +21,7 @@ def default_likelihood(kind: Kind) -> Likelihood:
         return Bernoulli()
     if kind in (Kind.CATEGORICAL, Kind.ORDINAL):
         return Categorical()
-    return Gaussian(scale="row", rounded=kind == Kind.INTEGER)
+    return Gaussian(scale="row", rounded=kind == Kind.INTEGER, outliers=1e-3)
 
 
 class TableDistribution(Distribution):
@@ -77,6 +77,7 @@ class Table(Likelihood):
     """
 
     alias = "table"
+    order: Tensor | None
 
     def __init__(self, likelihood: Any = "auto") -> None:
         super().__init__()
@@ -106,14 +107,15 @@ class Table(Likelihood):
         for position, column in enumerate(columns):
             choice = self._choose(column)
             alike.setdefault(repr(choice), (choice, []))[1].append(position)
-        self.parts = nn.ModuleList()
+        parts: list[Likelihood] = []
         positions: list[list[int]] = []
         for choice, members in alike.values():
             choice.check([columns[j] for j in members])
             for group in choice.groups([columns[j] for j in members]):
                 positions.append([members[j] for j in group])
-                self.parts.append(choice.fresh().bind([columns[j] for j in positions[-1]]))
-        self._sizes = [part.n_params for part in self.parts]
+                parts.append(choice.fresh().bind([columns[j] for j in positions[-1]]))
+        self.parts = nn.ModuleList(parts)
+        self._sizes = [part.n_params for part in parts]
         self.n_params = sum(self._sizes)
         joined = torch.tensor([j for group in positions for j in group])
         in_order = len(positions) == 1 and positions[0] == list(range(len(columns)))

@@ -1,0 +1,135 @@
+"""Building arrays and data frames: the inverse of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from skvae.data.columns import Column
+from skvae.data.storage import TEXT, from_numbers, parse_type, role_of, to_numbers, value_type
+from skvae.data.table import Table
+from skvae.exceptions import ColumnError
+
+
+def build_table(
+    container: str,
+    columns: Sequence[Column],
+    entries: Sequence[np.ndarray],
+    keep: Table | None = None,
+    index: Any = None,
+) -> Any:
+    """The kind of frame seen at fit, from one array of entries per column.
+
+    Parameters
+    ----------
+    entries : sequence of ndarray [n]
+        Positions in the column's levels, int64, where it has levels; else numbers in the data's units
+        (microseconds since 1970 for dates), float64.
+    keep : Table, optional
+        With n rows, whose entries in columns that are not discrete take precedence; those of discrete ones
+        are expected in `entries`.
+    index : optional
+        Row index for a pandas frame; that of `keep` by default.
+
+    Raises
+    ------
+    ColumnError
+        An entry of `keep` that the column's type cannot hold.
+    """
+    arrays = [
+        _column(column, values, keep, i) for i, (column, values) in enumerate(zip(columns, entries, strict=True))
+    ]
+    if container == "numpy":
+        return _build_array(columns[0].dtype, arrays)
+    if container == "pandas":
+        return _build_pandas(columns, arrays, keep.index if index is None and keep is not None else index)
+    table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+    return _build_polars(columns, table) if container == "polars" else table
+
+
+def _column(column: Column, values: np.ndarray, keep: Table | None, position: int) -> Any:
+    """One Arrow array [n] of the column's own type."""
+    whole = parse_type(column.storage)
+    kind = value_type(whole)
+    if column.levels is None:
+        array = from_numbers(values, kind)
+    elif role_of(kind) == TEXT:
+        array = pa.array(column.levels, pa.large_string()).take(pa.array(values)).cast(kind)
+    else:
+        array = from_numbers(np.array(column.levels, dtype=np.float64), kind).take(pa.array(values))
+    if keep is not None and not column.is_discrete:
+        array = _keep_present(column, array, keep, position)
+    if kind == whole:
+        return array
+    if column.categories is None:
+        return array.dictionary_encode().cast(whole)
+    categories = pa.array(column.categories, kind)
+    indices = pc.index_in(array, value_set=categories).cast(whole.index_type)
+    if keep is not None and indices.null_count:
+        raise _cannot_hold(column, keep, position, indices.is_null().to_numpy(zero_copy_only=False))
+    return pa.DictionaryArray.from_arrays(indices, categories, ordered=whole.ordered)
+
+
+def _keep_present(column: Column, array: Any, keep: Table, position: int) -> Any:
+    """The entries of `keep` where it has them, those of `array` in its holes."""
+    missing, numbers = keep.missing(position), keep.numbers[:, position]
+    if missing.all():
+        return array
+    if position in keep.arrays:
+        kept = keep.arrays[position].cast(array.type, safe=False)
+        merged = pc.if_else(pa.array(missing), array, kept)
+    else:
+        merged = from_numbers(np.where(missing, to_numbers(array), numbers), array.type)
+    if not pa.types.is_floating(array.type) and role_of(array.type) != TEXT:
+        changed = ~missing & (to_numbers(merged) != numbers)
+        if changed.any():
+            raise _cannot_hold(column, keep, position, changed)
+    return merged
+
+
+def _cannot_hold(column: Column, keep: Table, position: int, rows: np.ndarray) -> ColumnError:
+    row = int(np.argmax(rows))
+    return ColumnError(
+        f"column '{column.name}' holds {keep.entry(position, row)} (row {row}), which its type at fit "
+        f"({column.dtype}) cannot hold; convert it, or refit with a wider type"
+    )
+
+
+def _build_array(dtype: str, arrays: Sequence[Any]) -> np.ndarray:
+    if np.dtype(dtype).kind in "iufbM":
+        return np.stack([array.to_numpy(zero_copy_only=False) for array in arrays], axis=1).astype(dtype, copy=False)
+    built = np.empty((len(arrays[0]), len(arrays)), dtype=object)
+    for position, array in enumerate(arrays):
+        built[:, position] = array.to_pylist()
+    return built.astype(dtype, copy=False)
+
+
+def _build_pandas(columns: Sequence[Column], arrays: Sequence[Any], index: Any) -> Any:
+    import pandas as pd
+
+    series = {}
+    for column, array in zip(columns, arrays, strict=True):
+        label = column.name if column.label is None else column.label
+        if column.dtype.endswith("[pyarrow]"):
+            series[label] = pd.Series(array, dtype=pd.ArrowDtype(array.type))
+        else:
+            series[label] = array.to_pandas()
+            if column.dtype != "category":
+                series[label] = series[label].astype(column.dtype)
+    frame = pd.DataFrame(series)
+    return frame if index is None else frame.set_axis(index, axis=0)
+
+
+def _build_polars(columns: Sequence[Column], table: Any) -> Any:
+    import polars as pl
+
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.with_columns(
+        pl.col(column.name).cast(pl.Enum(list(column.categories or ())))
+        for column in columns
+        if column.dtype.startswith("Enum")
+    )

@@ -1,0 +1,165 @@
+"""The optimiser, threads and compilation."""
+
+import copy
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from skvae.training.engine import Optimizer, choose_device, compiled, compiling_pays, threads_for
+
+
+def make_net(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def loss_of(net, step):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+    return 10 ** (step % 3) * net(x).square().mean()  # gradients on both sides of the clipping norm
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 10.0, 1e6])
+def test_step_for_step_equal_to_adam_with_clipping(max_norm):
+    net, twin = make_net(), make_net()
+    optimizer = Optimizer([net], max_norm)
+    reference = torch.optim.Adam(twin.parameters(), lr=1e-2)
+    for step in range(30):
+        learning_rate = 1e-2 / (1 + step)
+        norm = optimizer.step(loss_of(net, step), learning_rate)
+
+        reference.param_groups[0]["lr"] = learning_rate
+        reference.zero_grad()
+        loss_of(twin, step).backward()
+        expected = nn.utils.clip_grad_norm_(twin.parameters(), max_norm)
+        reference.step()
+        torch.testing.assert_close(norm, expected)
+        torch.testing.assert_close(net.state_dict(), twin.state_dict())
+
+
+def test_several_modules_are_one_vector():
+    net, other = make_net(), nn.Linear(2, 1)
+    optimizer = Optimizer([net, other], 1.0)
+    assert optimizer.flat.numel() == sum(p.numel() for module in (net, other) for p in module.parameters())
+    optimizer.flat.fill_(3.0)
+    assert all((p == 3.0).all() for module in (net, other) for p in module.parameters())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    net = make_net()
+    optimizer = Optimizer([net], 10.0)
+    for step in range(3):
+        optimizer.step(loss_of(net, step), 1e-2)
+    before = optimizer.flat.clone(), copy.deepcopy(optimizer.state)
+    norm = optimizer.step(loss_of(net, 3) * bad, 1e-2)
+    assert not torch.isfinite(norm)
+    assert torch.equal(optimizer.flat, before[0])
+    for name, value in optimizer.state.items():
+        assert torch.equal(value, before[1][name])
+    optimizer.step(loss_of(net, 4), 1e-2)
+    assert optimizer.state["step"].item() == 4
+    assert not torch.equal(optimizer.flat, before[0])
+    assert torch.isfinite(optimizer.flat).all()
+
+
+def test_one_bad_element_skips_the_whole_step():
+    net = nn.Linear(3, 1)
+    optimizer = Optimizer([net], 10.0)
+    before = optimizer.flat.clone()
+    optimizer.step((net.weight[0, 0] * float("nan") + net.weight.sum() + net.bias.sum()), 1e-2)
+    assert torch.equal(optimizer.flat, before)
+
+
+def test_frozen_and_unused_parameters_stay():
+    net, unused = make_net(), nn.Linear(2, 2)
+    net[1].weight.requires_grad_(False)
+    frozen, idle = net[1].weight.clone(), unused.weight.clone()
+    optimizer = Optimizer([net, unused], 10.0)
+    for step in range(3):
+        optimizer.step(loss_of(net, step), 1e-2)
+    assert torch.equal(net[1].weight, frozen)
+    assert torch.equal(unused.weight, idle)
+
+
+def test_going_on_from_a_state():
+    net, twin = make_net(), make_net()
+    whole, first = Optimizer([net], 10.0), Optimizer([twin], 10.0)
+    for step in range(6):
+        whole.step(loss_of(net, step), 1e-2)
+    for step in range(3):
+        first.step(loss_of(twin, step), 1e-2)
+    second = Optimizer([twin], 10.0, first.release())
+    for step in range(3, 6):
+        second.step(loss_of(twin, step), 1e-2)
+    torch.testing.assert_close(net.state_dict(), twin.state_dict(), rtol=0, atol=0)
+
+
+def test_snapshot_and_restore():
+    net = make_net()
+    optimizer = Optimizer([net], 10.0)
+    optimizer.step(loss_of(net, 0), 1e-2)
+    snapshot, before = optimizer.snapshot(), {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer.step(loss_of(net, 1), 1e-2)
+    assert not torch.equal(net[0].running_mean, before["0.running_mean"])
+    optimizer.restore(snapshot)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+
+
+def test_release_gives_every_parameter_memory_of_its_own():
+    net = make_net()
+    optimizer = Optimizer([net], 10.0)
+    optimizer.step(loss_of(net, 0), 1e-2)
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer.release()
+    optimizer.flat.zero_()
+    torch.testing.assert_close(net.state_dict(), weights, rtol=0, atol=0)
+    assert all(p.grad is None for p in net.parameters())
+    assert all(p.untyped_storage().nbytes() == 4 * p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("work", "inside"), [(1e3, 1), (1e12, 2)])
+def test_threads(work, inside):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(work) as n_threads:
+            assert n_threads == torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(torch.device("meta")) == torch.device("meta")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_only_long_runs_are_worth_a_compilation():
+    assert not compiling_pays(10.0)
+    assert compiling_pays(1000.0)
+
+
+def eager(x):
+    time.sleep(0.001)
+    return (x.square().sum(),)
+
+
+def quick(x):
+    return (x.square().sum(),)
+
+
+def slow(x):
+    time.sleep(0.005)
+    return (x.square().sum(),)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "chosen", "reason"), [(quick, quick, "yes"), (slow, eager, "no: tried, and not faster")]
+)
+def test_compiled_code_is_used_where_a_trial_shows_a_gain(monkeypatch, candidate, chosen, reason):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: candidate)
+    assert compiled(eager, (torch.ones(2, requires_grad=True),)) == (chosen, reason)
