@@ -49,7 +49,7 @@ def blobs(console):
         n_samples=1000, centers=4, cluster_std=CLUSTER_SD, random_state=0, return_centers=True
     )
     X, X_test, _, labels_test = train_test_split(X, labels, test_size=0.2, random_state=0)
-    vae = VAE(latent_dim=2, likelihood="gaussian", random_state=0).fit(X)
+    vae = VAE(latent_dim=2, random_state=0).fit(X)
     latents, latents_test = vae.transform(X), vae.transform(X_test)
     generated = vae.sample(1000, random_state=0)
     rows = [
@@ -67,10 +67,7 @@ def blobs(console):
 def digits(console):
     X, labels = load_digits(return_X_y=True)
     X, X_test, _, labels_test = train_test_split(X, labels, test_size=0.2, random_state=0)
-    # Pixels share one unit and so one σ; none are missing; a training set this small is used whole.
-    vae = VAE(
-        latent_dim=10, likelihood="gaussian", masking=0.0, early_stopping=False, quality="fast", random_state=0
-    ).fit(X)
+    vae = VAE(latent_dim=10, quality="fast", random_state=0).fit(X)
     pca = PCA(10).fit(X)
     rows = [
         clustering_row("10 latents", vae.transform(X), vae.transform(X_test), labels_test, 10),

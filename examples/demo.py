@@ -54,15 +54,7 @@ def digits():
     X, X_test, y, y_test = halves(*load_digits(return_X_y=True))
     reduced, restored = [], []
     for latent_dim in (2, 10):
-        # Pixels share one unit and so one σ; none are missing; a training set this small is used whole.
-        vae = VAE(
-            latent_dim=latent_dim,
-            likelihood="gaussian",
-            masking=0.0,
-            early_stopping=False,
-            quality="fast",
-            random_state=0,
-        ).fit(X)
+        vae = VAE(latent_dim=latent_dim, quality="fast", random_state=0).fit(X)
         pca = PCA(latent_dim).fit(X)
         accuracy = [
             KNeighborsClassifier().fit(model.transform(X), y).score(model.transform(X_test), y_test)

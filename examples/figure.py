@@ -15,18 +15,6 @@ from skvae import VAE
 COLUMNS = 8
 
 
-def fit(X, latent_dim, quality):
-    # Pixels share one unit and so one σ; none are missing; a training set this small is used whole.
-    return VAE(
-        latent_dim=latent_dim,
-        likelihood="gaussian",
-        masking=0.0,
-        early_stopping=False,
-        quality=quality,
-        random_state=0,
-    ).fit(X)
-
-
 def row_of(images):
     """Images [n, 64] side by side, with white gaps."""
     return np.hstack(list(np.pad(images.reshape(-1, 8, 8), [(0, 0), (0, 0), (1, 1)])))
@@ -41,7 +29,11 @@ def grid_of_pairs(originals, reconstructions):
     """Rows of originals, each image with its reconstruction right under it."""
     n_rows = len(originals) // COLUMNS
     pairs = zip(np.split(originals, n_rows), np.split(reconstructions, n_rows), strict=True)
-    return np.vstack([np.pad(np.vstack([row_of(a), row_of(b)]), [(2, 2), (0, 0)]) for a, b in pairs])
+    return np.vstack([np.vstack([pad_above(row_of(a), 3), pad_above(row_of(b), 1)]) for a, b in pairs])
+
+
+def pad_above(image, gap):
+    return np.pad(image, [(gap, 0), (0, 0)])
 
 
 def draw_map(axes, latents, labels):
@@ -55,6 +47,7 @@ def draw_map(axes, latents, labels):
 def draw_images(axes, images):
     axes.imshow(images, cmap="gray_r", vmin=0, vmax=16, interpolation="nearest")
     axes.set_axis_off()
+    axes.set_anchor("N")
 
 
 def entitle(axes, method, what):
@@ -68,7 +61,9 @@ def main():
     output = parser.parse_args().output
     X, labels = load_digits(return_X_y=True)
     X, X_test, _, labels_test = train_test_split(X, labels, test_size=0.2, random_state=0)
-    flat, deep = fit(X, latent_dim=2, quality="fast"), fit(X, latent_dim=10, quality="default")
+    flat = VAE(latent_dim=2, random_state=0).fit(X)
+    # No pixel is missing and all share one unit, so nothing is masked and one σ is enough.
+    deep = VAE(latent_dim=10, masking=0.0, likelihood="gaussian", early_stopping=False, random_state=0).fit(X)
     generated = deep.sample(8 * COLUMNS, decode="mean", random_state=0)
     originals = X_test[: 4 * COLUMNS]
 
@@ -78,9 +73,9 @@ def main():
     draw_map(left, flat.transform(X_test), labels_test)
     entitle(left, "transform", "360 held-out digits in two latents; labels only colour them")
     draw_images(middle, grid(generated))
-    entitle(middle, "sample", "new digits")
+    entitle(middle, "sample", "new digits, from latents drawn from the prior")
     draw_images(right, grid_of_pairs(originals, deep.reconstruct(originals)))
-    entitle(right, "reconstruct", "held-out digits above, from ten latents below")
+    entitle(right, "reconstruct", "held-out digits; under each, from ten latents")
     figure.savefig(output, dpi=120)
 
 
