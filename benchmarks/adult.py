@@ -10,10 +10,10 @@ import argparse
 import time
 
 import numpy as np
-from data import adult
-from latent_class import LatentClass
 from sklearn.model_selection import train_test_split
 
+from data import adult
+from latent_class import LatentClass
 from skvae import VAE, Schema
 from skvae.data.table import read_table
 

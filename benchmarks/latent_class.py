@@ -63,9 +63,7 @@ class LatentClass:
     def _distinct(self, rows: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Distinct values [U], where each row has them [n], and which rows have one [n], by column."""
         seen = torch.ones_like(rows.values) if rows.mask is None else rows.mask.float()
-        return [
-            (*torch.unique(rows.values[:, j], return_inverse=True), seen[:, j]) for j in range(len(self.columns))
-        ]
+        return [(*torch.unique(rows.values[:, j], return_inverse=True), seen[:, j]) for j in range(len(self.columns))]
 
     def _start(self, j: int) -> tuple[Tensor, ...]:
         return (torch.zeros(self.n_components), torch.full((self.n_components,), 0.0))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import torch
 
 from skvae.data.columns import Column
 
@@ -76,14 +80,26 @@ def check_parameters(params: dict[str, Any]) -> None:
         lambda v: not isinstance(v, str) and all(_is_whole(width) and width >= 1 for width in v),
         "'auto' or a tuple of whole numbers ≥ 1 (empty for a linear model)",
     )
-    _check(params, "learning_rate", lambda v: 0 < v < math.inf, "'auto' or a number > 0")
-    _check(params, "masking", lambda v: 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
-    _check(params, "validation_fraction", lambda v: 0 < v < 1, "a share of rows in (0, 1)")
+    _check(params, "learning_rate", lambda v: _is_number(v) and 0 < v < math.inf, "'auto' or a number > 0")
+    _check(params, "masking", lambda v: _is_number(v) and 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
+    _check(params, "validation_fraction", lambda v: _is_number(v) and 0 < v < 1, "a share of rows in (0, 1)")
     _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "a whole number ≥ 1")
     _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
     _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
-    _check(params, "compile", lambda v: v in (True, False), "True, False or 'auto'")
-    if params["hidden_sizes"] != "auto" and params["encoder"] is not None and params["decoder"] is not None:
+    _check(params, "compile", lambda v: isinstance(v, bool), "True, False or 'auto'")
+    for name in ("early_stopping", "warm_start"):
+        _check(params, name, lambda v: isinstance(v, (bool, np.bool_)), "True or False")
+    _check(params, "verbose", lambda v: isinstance(v, bool) or (_is_whole(v) and v >= 0), "a whole number ≥ 0")
+    _check(
+        params,
+        "callbacks",
+        lambda v: v is None or all(callable(callback) for callback in v),
+        "None or a sequence of functions (history, model) → whether to stop",
+    )
+    _check(params, "column_kinds", lambda v: v is None or isinstance(v, Mapping), "None or a dict of column to kind")
+    _check(params, "device", _is_device, "'auto', 'cpu' or another device that torch has here, as 'cuda:0'")
+    has_sizes = not isinstance(params["hidden_sizes"], str)
+    if has_sizes and params["encoder"] is not None and params["decoder"] is not None:
         raise ValueError(
             f"hidden_sizes={params['hidden_sizes']!r} contradicts encoder and decoder, which are both given; "
             "leave hidden_sizes on 'auto'"
@@ -104,3 +120,15 @@ def _check(params: dict[str, Any], name: str, valid: Any, expected: str) -> None
 
 def _is_whole(value: Any) -> bool:
     return not isinstance(value, bool) and hasattr(value, "__index__")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.zeros(0, device=value)
+    except (RuntimeError, AssertionError, TypeError):
+        return False
+    return value is not None

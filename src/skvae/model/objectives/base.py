@@ -49,6 +49,9 @@ class Objective(Component):
     n_draws: int = 1
     warm_up: float = 0.0
 
+    def check(self) -> None:
+        """Refuse parameters that are out of range or contradict each other; before any training."""
+
     def forward(self, terms: Terms) -> Losses:
         raise NotImplementedError
 

@@ -54,11 +54,11 @@ class ELBO(Objective):
         """Refuse parameters that are out of range or contradict each other."""
         if self.kl not in ("auto", "closed", "monte-carlo"):
             raise ValueError(f"ELBO(kl={self.kl!r}): expected 'auto', 'closed' or 'monte-carlo'")
-        if not self.beta >= 0:
+        if not (isinstance(self.beta, (int, float)) and self.beta >= 0):
             raise ValueError(f"ELBO(beta={self.beta!r}): expected a number ≥ 0")
-        if not self.free_bits >= 0:
+        if not (isinstance(self.free_bits, (int, float)) and self.free_bits >= 0):
             raise ValueError(f"ELBO(free_bits={self.free_bits!r}): expected a number of nats ≥ 0")
-        if not 0 <= self.warm_up < 1:
+        if not (isinstance(self.warm_up, (int, float)) and 0 <= self.warm_up < 1):
             raise ValueError(f"ELBO(warm_up={self.warm_up!r}): expected a share of training in [0, 1)")
         if not (isinstance(self.n_draws, int) and self.n_draws >= 1):
             raise ValueError(f"ELBO(n_draws={self.n_draws!r}): expected a whole number ≥ 1")
