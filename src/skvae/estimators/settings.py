@@ -56,7 +56,7 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
 
     width = _WIDTH[quality] if n_rows >= 2_000 else 128
     hidden_sizes = tuple(auto("hidden_sizes", (width, width)))
-    batch_size = int(auto("batch_size", min(512, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
+    batch_size = int(auto("batch_size", min(256, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
     steps_per_epoch = max(1, n_rows // batch_size)
     is_linear = hidden_sizes == () and params["encoder"] is None and params["decoder"] is None
     return Settings(
