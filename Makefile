@@ -26,7 +26,7 @@ figure: $(STAMP)
 	$(BIN)/python examples/figure.py docs/figure.png
 
 $(STAMP): pyproject.toml constraints.txt
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

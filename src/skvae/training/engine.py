@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 # Below this many multiplications per step, handing work to a second thread costs more than it saves.
-_THREADED_WORK = 2e7
+_THREADED_WORK = 5e7
 # Seconds that compiling may cost, and the share of the remaining time that it then saves.
 _COMPILE_COST, _COMPILE_GAIN = 25.0, 0.25
 
