@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from skvae.data.batch import Batch
 from skvae.model.component import Component
 from skvae.model.posteriors import NormalPosterior
 
@@ -20,9 +21,15 @@ class Prior(Component):
 
     latent_dim: int
 
-    def bind(self, latent_dim: int) -> Self:
+    def bind(self, latent_dim: int, n_context: int = 0) -> Self:
         self.latent_dim = latent_dim
         return self
+
+    def attach(self, model: nn.Module) -> None:
+        """Meet the finished model, whose encoder some priors share; the last chance to make parameters."""
+
+    def prepare(self, rows: Batch) -> None:
+        """Look at the training rows, once, before training starts."""
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log density of `z` [S, B, D], [S, B]."""

@@ -56,6 +56,8 @@ class Terms:
     batch : Batch
     progress : Tensor, scalar
         Share of the planned training steps that is done.
+    prior_eps : Tensor [n, D] or None
+        Noise for as many draws from the prior as the objective asked for.
     log_p_columns : Tensor [S, B, C]
         log p(x_c | z), 0 for entries not seen.
     log_p, log_q, log_q_detached : Factors
@@ -74,6 +76,7 @@ class Terms:
         batch: Batch,
         progress: Tensor | float = 1.0,
         context: Tensor | None = None,
+        prior_eps: Tensor | None = None,
     ) -> None:
         self.z = z
         self.posterior = posterior
@@ -82,6 +85,7 @@ class Terms:
         self.batch = batch
         self.progress = progress
         self.context = context
+        self.prior_eps = prior_eps
 
         # None of the makers refers to self: a cycle would keep the graph of a step alive until the next
         # garbage collection, and its memory from being used again.
@@ -145,10 +149,11 @@ class LatentVariableModel(nn.Module):
         self.embedding = Embedding(columns, masks)
         self.encoder = encoder.bind(self.embedding.n_out + n_context)
         self.posterior = posterior.bind(self.encoder.n_out, latent_dim)
-        self.prior = prior.bind(latent_dim)
+        self.prior = prior.bind(latent_dim, n_context)
         self.decoder = decoder.bind(latent_dim + n_context)
         self.likelihood = likelihood.bind(columns)
         self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
+        self.prior.attach(self)
 
     def encode(self, batch: Batch, context: Tensor | None = None) -> NormalPosterior:
         """q(z|x) of each row."""
@@ -172,6 +177,7 @@ class LatentVariableModel(nn.Module):
         progress: Tensor | float = 1.0,
         context: Tensor | None = None,
         prior: Prior | None = None,
+        prior_eps: Tensor | None = None,
     ) -> Terms:
         """Terms of a batch for noise `eps` [S, B, D] (or [S, 1, D], shared by all rows).
 
@@ -180,7 +186,7 @@ class LatentVariableModel(nn.Module):
         posterior = self.encode(batch, context)
         z = posterior.rsample(eps)  # [S, B, D]
         distribution = self.decode(z, context)
-        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context)
+        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context, prior_eps)
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}"

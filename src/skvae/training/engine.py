@@ -57,10 +57,20 @@ class Optimizer:
         Gradients are scaled down to this Euclidean norm.
     state : dict, optional
         Of an earlier optimiser over the same parameters, to continue from.
+    leave : Module, optional
+        A part of the modules whose parameters are left alone.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], max_norm: float, state: dict[str, Any] | None = None) -> None:
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        max_norm: float,
+        state: dict[str, Any] | None = None,
+        leave: nn.Module | None = None,
+    ) -> None:
+        left = set() if leave is None else set(leave.parameters())
+        every = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.parameters = [p for p in every if p not in left]
         self.buffers = [b for module in modules for b in module.buffers()]
         self.flat = torch.cat([p.detach().flatten() for p in self.parameters])
         self.grad = torch.zeros_like(self.flat)

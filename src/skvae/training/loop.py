@@ -88,14 +88,21 @@ def fit(
     n_steps = plan.max_epochs * n_batches
     n_warm_up = min(100, max(1, n_steps // 20)) if plan.decay else 0
     progress = torch.arange(n_steps, device=train.values.device) / n_steps
-    held_out = None if validation is None else _freeze(validation, model, plan, noise)
-    optimizer = Optimizer([model, objective], plan.max_norm, optimizer_state)
+    if optimizer_state is None:
+        with torch.no_grad():
+            model.prior.prepare(train)
+            objective.prepare(model, train)
+    held_out = None if validation is None else _freeze(validation, model, objective, plan, noise)
+    optimizer = Optimizer([model, objective], plan.max_norm, optimizer_state, leave=objective.player)
+    player = None if objective.player is None else Optimizer([objective.player], plan.max_norm)
     history = History(info={"n_train": len(train), "n_validation": len(validation or ())})
 
-    def loss_of(batch: Batch, eps: Tensor, progress: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = objective(model(batch, eps, progress))
+    def losses_of(
+        batch: Batch, eps: Tensor, prior_eps: Tensor | None, progress: Tensor
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        losses = objective(model(batch, eps, progress, prior_eps=prior_eps))
         loss = losses.loss if batch.weight is None else losses.loss * batch.weight
-        return loss.mean(), losses.record()
+        return loss.mean(), None if losses.player is None else losses.player.mean(), losses.record()
 
     best_bound, best_epoch, best = -float("inf"), 0, None
     step = 0
@@ -114,21 +121,27 @@ def fit(
         for epoch in range(1, plan.max_epochs + 1):
             model.train()
             tally.clear()
-            for batch, eps in _steps(train, model, objective, batch_size, plan, noise.stream("epoch", epoch)):
+            stream = noise.stream("epoch", epoch)
+            for batch, eps, prior_eps in _steps(train, model, objective, batch_size, plan, stream):
                 if plan.compile is not False and step == (0 if plan.compile is True else _TIMED_STEPS):
                     seconds_left = (time.perf_counter() - start) / max(1, step) * (n_steps - step)
                     if plan.compile is True or compiling_pays(seconds_left):
-                        loss_of, history.info["compiled"] = compiled(loss_of, (batch, eps, progress[step]))
+                        example = (batch, eps, prior_eps, progress[step])
+                        losses_of, history.info["compiled"] = compiled(losses_of, example)
                 factor = learning_rate_factor(step, n_steps, n_warm_up) if plan.decay else 1.0
-                loss, record = loss_of(batch, eps, progress[step])
+                loss, player_loss, record = losses_of(batch, eps, prior_eps, progress[step])
                 norm = optimizer.step(loss, plan.learning_rate * factor)
+                if player is not None:
+                    player.step(player_loss, plan.learning_rate * factor)
                 tally.add(record, batch.weight, norm)
                 step += 1
                 if step % _LOOK_EVERY == 0 or step % n_batches == 0:
                     tally.look()
                     if tally.skipped_in_a_row >= min(_LOOK_EVERY, n_steps):
                         first_bad = step - tally.skipped_in_a_row + 1
-                        raise _breakdown(model, objective, batch, eps, progress[step - 1], first_bad, column_names)
+                        raise _breakdown(
+                            model, objective, batch, eps, prior_eps, progress[step - 1], first_bad, column_names
+                        )
 
             epoch_record = {
                 "epoch": epoch,
@@ -161,6 +174,8 @@ def fit(
         optimizer.restore(best)
     history.info |= {"best_epoch": best_epoch or epoch, "n_steps": step}
     model.eval()
+    if player is not None:
+        player.release()
     return history, optimizer.release()
 
 
@@ -171,7 +186,7 @@ def _steps(
     batch_size: int,
     plan: Plan,
     stream: torch.Generator,
-) -> Iterator[tuple[Batch, Tensor]]:
+) -> Iterator[tuple[Batch, Tensor, Tensor | None]]:
     """Batch and noise of every step of an epoch; all randomness of the epoch is drawn here."""
     device = train.values.device
     order = torch.randperm(len(train), generator=stream, device=device)
@@ -180,27 +195,40 @@ def _steps(
         if plan.masking:
             batch = batch.hide(random_mask((batch_size, model.n_columns), stream, plan.masking))
         shape = (objective.n_draws, batch_size, model.latent_dim)
-        yield batch, torch.randn(shape, generator=stream, device=device)  # [S, B, D]
+        eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
+        yield batch, eps, _prior_noise(model, objective, stream)
 
 
-def _freeze(validation: Batch, model: LatentVariableModel, plan: Plan, noise: Noise) -> tuple[Batch, Tensor]:
+def _prior_noise(model: LatentVariableModel, objective: Objective, stream: torch.Generator) -> Tensor | None:
+    if not objective.n_prior_draws:
+        return None
+    return torch.randn((objective.n_prior_draws, model.latent_dim), generator=stream, device=stream.device)
+
+
+def _freeze(
+    validation: Batch, model: LatentVariableModel, objective: Objective, plan: Plan, noise: Noise
+) -> tuple[Batch, Tensor, Tensor | None]:
     """Validation rows with masks and noise that stay the same for all epochs."""
     stream = noise.stream("validation")
     device = validation.values.device
     if plan.masking:
         validation = validation.hide(random_mask((len(validation), model.n_columns), stream, plan.masking))
-    eps = torch.randn((len(validation), model.latent_dim), generator=stream, device=device)
-    return validation, eps
+    shape = (len(validation), objective.n_draws, model.latent_dim)
+    eps = torch.randn(shape, generator=stream, device=device).transpose(0, 1)  # [S, n, D]
+    return validation, eps, _prior_noise(model, objective, stream)
 
 
 @torch.no_grad()
-def evaluate(model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor) -> dict[str, float]:
-    """Weighted means over rows of the loss, the bound and every named term, with one draw `eps` [n, D]."""
+def evaluate(
+    model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor, prior_eps: Tensor | None = None
+) -> dict[str, float]:
+    """Weighted means over rows of the loss, the bound and every named term, for draws `eps` [S, n, D]."""
     model.eval()
     tally = Tally()
     one = torch.ones((), device=eps.device)
-    for piece in rows.chunks(_VALIDATION_ROWS):
-        tally.add(objective(model(piece, eps[piece.index].unsqueeze(0))).record(), piece.weight, one)
+    for piece in rows.chunks(max(1, _VALIDATION_ROWS // len(eps))):
+        losses = objective(model(piece, eps[:, piece.index], prior_eps=prior_eps))
+        tally.add(losses.record(), piece.weight, one)
     tally.look()
     return tally.means()
 
@@ -210,13 +238,14 @@ def _breakdown(
     objective: Objective,
     batch: Batch,
     eps: Tensor,
+    prior_eps: Tensor | None,
     progress: Tensor,
     step: int,
     column_names: Sequence[str],
 ) -> TrainingError:
     """Find what is not finite in the last batch."""
     with torch.no_grad():
-        terms = model(batch, eps, progress)
+        terms = model(batch, eps, progress, prior_eps=prior_eps)
         losses = objective(terms).record()
         bad = [name for name, value in losses.items() if not torch.isfinite(value).all()]
         good_columns = torch.isfinite(terms.log_p_columns).all(0).all(0).tolist()

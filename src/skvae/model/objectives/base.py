@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from skvae.data.batch import Batch
 from skvae.model.component import Component
-from skvae.model.vae import Terms
+from skvae.model.vae import LatentVariableModel, Terms
 
 
 @dataclass
@@ -22,11 +23,14 @@ class Losses:
         The unweighted lower bound on log p(x), in nats: what is reported and monitored.
     named : dict of str to Tensor [B]
         Pieces worth recording.
+    player : Tensor [B] or None
+        The loss of the objective's second player, on detached latents.
     """
 
     loss: Tensor
     bound: Tensor
     named: dict[str, Tensor] = field(default_factory=dict)
+    player: Tensor | None = None
 
     def record(self) -> dict[str, Tensor]:
         """Everything by name, without gradients."""
@@ -41,16 +45,26 @@ class Objective(Component):
     ----------
     n_draws : int
         Draws of z per row and step.
+    n_prior_draws : int
+        Rows of standard normal noise that it wants for draws from the prior (`Terms.prior_eps`).
     warm_up : float
         Share of training during which the objective is not yet what it will be; the best epoch is chosen
         after it.
+    player : Module or None
+        A second player, which the model's optimiser leaves alone: it makes its own step on
+        `Losses.player` after each of the model's.
     """
 
     n_draws: int = 1
+    n_prior_draws: int = 0
     warm_up: float = 0.0
+    player: nn.Module | None = None
 
     def check(self) -> None:
         """Refuse parameters that are out of range or contradict each other; before any training."""
+
+    def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
+        """Look at the model and its training rows, once, before training starts."""
 
     def forward(self, terms: Terms) -> Losses:
         raise NotImplementedError
