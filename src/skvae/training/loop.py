@@ -131,7 +131,7 @@ def fit(
                 factor = learning_rate_factor(step, n_steps, n_warm_up) if plan.decay else 1.0
                 loss, player_loss, record = losses_of(batch, eps, prior_eps, progress[step])
                 norm = optimizer.step(loss, plan.learning_rate * factor)
-                if player is not None:
+                if player is not None and player_loss is not None:
                     player.step(player_loss, plan.learning_rate * factor)
                 tally.add(record, batch.weight, norm)
                 step += 1
