@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -79,6 +79,18 @@ class Likelihood(Component):
                 f"likelihood {self!r} cannot score column {names_of(refused)} ({refused[0].kind}); it scores "
                 f"{', '.join(sorted(self.kinds))} columns: use likelihood='auto' or change column_kinds"
             )
+
+
+def bisect(cdf: Callable[[Tensor], Tensor], u: Tensor, lower: Tensor, upper: Tensor, steps: int = 30) -> Tensor:
+    """Where `cdf` reaches `u`, between `lower` and `upper`, by halving the interval `steps` times.
+
+    For distributions whose quantiles have no closed form; all shapes alike, up to broadcasting.
+    """
+    for _ in range(steps):
+        middle = 0.5 * (lower + upper)
+        below = cdf(middle) < u
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+    return 0.5 * (lower + upper)
 
 
 def soft_limit(x: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:

@@ -8,12 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from skvae.model.likelihoods.base import Distribution
+from skvae.model.likelihoods.base import Distribution, bisect
 from skvae.model.likelihoods.normal import Normal
 
 # The broad component spans the whole column: three of its standard deviations.
 _BROAD = math.log(3.0)
-_BISECTIONS = 30
 
 
 class Contaminated(Distribution):
@@ -57,9 +56,8 @@ class Contaminated(Distribution):
         broad = self._broad(u)
         # The quantile of a mixture lies between those of its components.
         ends = torch.stack([Normal.icdf(self.core, u), Normal.icdf(broad, u)])
-        lower, upper = ends.amin(0), ends.amax(0)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (lower + upper)
-            below = torch.lerp(Normal.cdf(self.core, middle), Normal.cdf(broad, middle), self.share) < u
-            lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-        return self.core.snap(0.5 * (lower + upper))
+
+        def cdf(x: Tensor) -> Tensor:
+            return torch.lerp(Normal.cdf(self.core, x), Normal.cdf(broad, x), self.share)
+
+        return self.core.snap(bisect(cdf, u, ends.amin(0), ends.amax(0)))
