@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from skvae.training.engine import Optimizer, choose_device, compiled, compiling_pays, threads_for
+from skvae.data import Batch, Column, Kind
+from skvae.model import ELBO, MLP, DiagonalNormal, LatentVariableModel, StandardNormal, Table
+from skvae.model.networks import Custom
+from skvae.training import engine
+from skvae.training.engine import Inputs, Optimizer, Steps, choose_device, compiling_pays, threads_for
 
 
 def make_net(seed=0):
@@ -143,23 +147,87 @@ def test_only_long_runs_are_worth_a_compilation():
     assert compiling_pays(1000.0)
 
 
-def eager(x):
-    time.sleep(0.001)
-    return (x.square().sum(),)
+def quick(function):
+    return function
 
 
-def quick(x):
-    return (x.square().sum(),)
+def slow(function):
+    def run(*args):
+        time.sleep(0.005)
+        return function(*args)
+
+    return run
 
 
-def slow(x):
-    time.sleep(0.005)
-    return (x.square().sum(),)
+def model_and_inputs(**parts):
+    columns = [Column("x", Kind.CONTINUOUS, "float64"), Column("y", Kind.CONTINUOUS, "float64")]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LatentVariableModel(
+            columns,
+            latent_dim=1,
+            encoder=parts.get("encoder", MLP((8,))),
+            decoder=MLP((8,), dropout=parts.get("dropout", 0.0)),
+            posterior=DiagonalNormal(),
+            prior=StandardNormal(),
+            likelihood=Table("gaussian"),
+            masks=False,
+        )
+    stream = torch.Generator().manual_seed(0)
+    inputs = [
+        Inputs(
+            Batch(torch.randn(6, 2, generator=stream), weight=torch.rand(6, generator=stream)),
+            torch.randn(1, 6, 1, generator=stream),
+            torch.tensor(k / 120),
+        )
+        for k in range(120)
+    ]
+    return model.train(), inputs
+
+
+def weights_after(model, inputs, how, compile="auto", **options):
+    with Steps(model, ELBO(warm_up=0.5), 10.0, len(inputs), compile, **options) as steps:
+        history = [steps(one, 1e-2) for one in inputs]
+        assert steps.how == how
+    return steps, torch.cat([p.detach().flatten() for p in model.parameters()]), torch.stack([h[0] for h in history])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recorded_steps_are_equal_to_eager_ones(monkeypatch, dropout):
+    model, inputs = model_and_inputs(dropout=dropout)
+    twin, _ = model_and_inputs(dropout=dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, ours, history = weights_after(model, inputs, "recorded")
+        torch.manual_seed(0)
+        monkeypatch.setattr(engine, "only_known_modules", lambda *_: False)
+        _, theirs, expected = weights_after(twin, inputs, "eager")
+    assert torch.equal(ours, theirs)
+    assert torch.equal(history, expected)
+
+
+def test_a_module_of_the_users_own_runs_eagerly():
+    class Own(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x)
+
+    model, inputs = model_and_inputs(encoder=Custom(Own()))
+    weights_after(model, inputs[:3], "eager")
 
 
 @pytest.mark.parametrize(
-    ("candidate", "chosen", "reason"), [(quick, quick, "yes"), (slow, eager, "no: tried, and not faster")]
+    ("candidate", "how", "reason"), [(quick, "compiled", "yes"), (slow, "recorded", "no: tried, and not faster")]
 )
-def test_compiled_code_is_used_where_a_trial_shows_a_gain(monkeypatch, candidate, chosen, reason):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: candidate)
-    assert compiled(eager, (torch.ones(2, requires_grad=True),)) == (chosen, reason)
+def test_compiled_code_is_used_where_a_trial_shows_a_gain(monkeypatch, candidate, how, reason):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: candidate(function))
+    monkeypatch.setattr(engine, "compiling_pays", lambda _: True)
+    model, inputs = model_and_inputs()
+    if how == "compiled":
+        # A recording so slow that anything gains on it.
+        recorded = engine.Recording.__call__
+        monkeypatch.setattr(engine.Recording, "__call__", lambda *args: time.sleep(0.02) or recorded(*args))
+    steps, ours, _ = weights_after(model, inputs, how)
+    assert steps.compiled == reason
+    twin, _ = model_and_inputs()
+    _, theirs, _ = weights_after(twin, inputs, "recorded", compile=False)
+    torch.testing.assert_close(ours, theirs)

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from skvae.training import History, Noise
-from skvae.training.history import Tally
+from skvae.training.history import Tally, summed
 from skvae.training.randomness import open_uniform, random_mask, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
@@ -86,11 +86,11 @@ def test_learning_rate_without_warm_up():
 def test_tally_of_weighted_rows():
     """Batches of different size and weight, one of them skipped: a mean over all rows of the others."""
     tally = Tally()
-    tally.add({"loss": torch.tensor([1.0, 2.0])}, None, torch.tensor(3.0))
-    tally.add({"loss": torch.tensor([9.0, 9.0])}, None, torch.tensor(float("nan")))
+    tally.add(["loss"], summed({"loss": torch.tensor([1.0, 2.0])}, None), torch.tensor(3.0))
+    tally.add(["loss"], summed({"loss": torch.tensor([9.0, 9.0])}, None), torch.tensor(float("nan")))
     tally.look()
     assert (tally.skipped, tally.skipped_in_a_row) == (1, 1)
-    tally.add({"loss": torch.tensor([4.0, 6.0])}, torch.tensor([0.5, 3.0]), torch.tensor(1.0))
+    tally.add(["loss"], summed({"loss": torch.tensor([4.0, 6.0])}, torch.tensor([0.5, 3.0])), torch.tensor(1.0))
     tally.look()
     assert tally.means() == {"loss": pytest.approx((1 + 2 + 0.5 * 4 + 3 * 6) / 5.5)}
     assert (tally.skipped, tally.skipped_in_a_row) == (1, 0)
@@ -100,7 +100,7 @@ def test_the_run_of_skipped_steps_goes_on_over_epochs():
     tally = Tally()
     for _ in range(3):
         tally.clear()
-        tally.add({"loss": torch.ones(2)}, None, torch.tensor(float("inf")))
+        tally.add(["loss"], summed({"loss": torch.ones(2)}, None), torch.tensor(float("inf")))
         tally.look()
     assert (tally.skipped, tally.skipped_in_a_row) == (1, 3)
     assert np.isnan(tally.means()["bound"])

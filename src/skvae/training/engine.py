@@ -5,14 +5,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from skvae.data.batch import Batch
+from skvae.model.objectives import Objective
+from skvae.model.vae import LatentVariableModel
+from skvae.training.history import summed
+from skvae.training.recording import NotRecordable, Recording, only_known_modules
+
 # Below this many multiplications per step, handing work to a second thread costs more than it saves.
 _THREADED_WORK = 5e7
+# Steps timed before it is decided whether to compile.
+_TIMED_STEPS = 100
 # Seconds that compiling may cost, and the share of the remaining time that it then saves.
 _COMPILE_COST, _COMPILE_GAIN = 25.0, 0.25
 
@@ -86,11 +95,16 @@ class Optimizer:
             p.data = self.flat[start:stop].view_as(p)
             p.grad = self.grad[start:stop].view_as(p)
             start = stop
+        self.gradients = [p.grad for p in self.parameters if p.grad is not None]  # views of `grad`
 
     def step(self, loss: Tensor, learning_rate: float) -> Tensor:
         """Differentiate and update; returns the gradient norm before clipping (a scalar on the device)."""
         self.grad.zero_()
         loss.backward()
+        return self.update(learning_rate)
+
+    def update(self, learning_rate: float) -> Tensor:
+        """Update by what `grad` holds; returns its norm before clipping."""
         norm = torch.linalg.vector_norm(self.grad)
         adam(
             [self.flat],
@@ -129,32 +143,169 @@ class Optimizer:
         return self.state
 
 
-def compiling_pays(seconds_left: float) -> bool:
-    """Whether what is left to run, timed without compilation, is worth a compilation."""
-    return seconds_left * _COMPILE_GAIN > _COMPILE_COST
+@dataclass(frozen=True)
+class Inputs:
+    """All that differs from step to step.
+
+    Attributes
+    ----------
+    batch : Batch
+    eps : Tensor [S, B, D]
+    progress : Tensor, scalar
+    prior_eps : Tensor [n, D] or None
+    """
+
+    batch: Batch
+    eps: Tensor
+    progress: Tensor
+    prior_eps: Tensor | None = None
+
+    def tensors(self) -> list[Tensor | None]:
+        return [*vars(self.batch).values(), self.eps, self.progress, self.prior_eps]
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Any]) -> Inputs:
+        *batch, eps, progress, prior_eps = tensors
+        return cls(Batch(*batch), eps, progress, prior_eps)
 
 
-def compiled(function: Callable[..., Any], example: tuple[Any, ...]) -> tuple[Callable[..., Any], str]:
-    """The function compiled, or itself where that fails or gains nothing; and "yes" or the reason why not.
+class Steps:
+    """Training steps: losses, gradients, updates.
+
+    Each is run as it is, from a recording of the first one, or compiled, whichever is right and quickest.
 
     Parameters
     ----------
-    example : tuple
-        Arguments for trial runs, forward and backward; the first is what triggers the compilation.
+    model, objective : Module
+    max_norm : float
+        See `Optimizer`.
+    n_steps : int
+        How many are planned.
+    compile : bool or "auto"
+        "auto" compiles when what is left to run after some timed steps is worth it.
+    state : dict, optional
+        Of the optimiser of an earlier run, to continue from.
+
+    Attributes
+    ----------
+    how : str
+        "eager", "recorded" or "compiled".
     """
 
-    def seconds(candidate: Callable[..., Any], runs: int = 20) -> float:
-        times = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            candidate(*example)[0].backward()
-            times.append(time.perf_counter() - start)
-        return sorted(times)[runs // 2]
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        objective: Objective,
+        max_norm: float,
+        n_steps: int,
+        compile: bool | str,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.objective = model, objective
+        self.optimizer = Optimizer([model, objective], max_norm, state, leave=objective.player)
+        self.player = None if objective.player is None else Optimizer([objective.player], max_norm)
+        self.how = "eager"
+        self.compiled = "no" if compile is False else "no: not worth its time"
+        self.names: list[str] = []
+        self._n_steps, self._compile = n_steps, compile
+        self._recording: Recording | None = None
+        self._losses = self._compute
+        self._done, self._start = 0, time.perf_counter()
 
-    try:
-        candidate = torch.compile(function, dynamic=False)
-        seconds(candidate, runs=1)
-        gain = seconds(function) / seconds(candidate)
-    except Exception as error:  # whatever the compiler's toolchain raises: eager gives the same numbers
-        return function, f"no: {type(error).__name__}: {error}".splitlines()[0][:200]
-    return (candidate, "yes") if gain > 1.0 else (function, "no: tried, and not faster")
+    def __call__(self, inputs: Inputs, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """One step; returns the summary of `summed` and the gradient norm, both still on the device."""
+        if self._done == 0:
+            if self._compile is True:
+                self._try_to_compile(inputs)
+            if self.how == "eager":
+                self._record(inputs)
+        elif self._done == _TIMED_STEPS and self._compile == "auto":
+            seconds_left = (time.perf_counter() - self._start) / self._done * (self._n_steps - self._done)
+            if compiling_pays(seconds_left):
+                self._try_to_compile(inputs)
+        self._done += 1
+        if self._recording is not None:
+            if self._done > 1:
+                self._recording(*inputs.tensors())
+            summary = self._recording.results[0].clone()
+            norm = self.optimizer.update(learning_rate)
+            if self.player is not None:
+                self.player.update(learning_rate)
+            return summary, norm
+        loss, player_loss, record = self._losses(inputs)
+        self.names = list(record)
+        norm = self.optimizer.step(loss, learning_rate)
+        if self.player is not None and player_loss is not None:
+            self.player.step(player_loss, learning_rate)
+        return summed(record, inputs.batch.weight), norm
+
+    def _compute(self, inputs: Inputs) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        batch = inputs.batch
+        losses = self.objective(self.model(batch, inputs.eps, inputs.progress, prior_eps=inputs.prior_eps))
+        loss = losses.loss if batch.weight is None else losses.loss * batch.weight
+        return loss.mean(), None if losses.player is None else losses.player.mean(), losses.record()
+
+    def _record(self, inputs: Inputs) -> None:
+        """Replace the steps by a recording, where nothing but the data differs between them."""
+        if inputs.eps.is_cuda or not only_known_modules(self.model, self.objective):
+            return
+        players = [self.optimizer] + ([] if self.player is None else [self.player])
+
+        def gradients(*tensors: Tensor | None) -> list[Tensor | None]:
+            step = Inputs.from_tensors(tensors)
+            loss, player_loss, record = self._losses(step)
+            self.names = list(record)
+            found: list[Tensor | None] = []
+            for player, its_loss in zip(players, (loss, player_loss), strict=False):
+                found += torch.autograd.grad(its_loss, player.parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+            return [*found, summed(record, step.batch.weight)]
+
+        into = [view for player in players for view in player.gradients]
+        try:
+            self._recording = Recording(gradients, inputs.tensors(), into)
+        except NotRecordable:
+            return
+        self.how = "recorded"
+
+    def _try_to_compile(self, inputs: Inputs) -> None:
+        """Compile the losses, if that works and is quicker in a trial."""
+
+        def seconds(run: Callable[[], Any], repeats: int = 20) -> float:
+            times = []
+            for _ in range(repeats):
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+            return sorted(times)[repeats // 2]
+
+        def differentiate(losses: Callable[..., Any]) -> Callable[[], Any]:
+            return lambda: losses(inputs)[0].backward()
+
+        recording = self._recording
+        now = differentiate(self._losses) if recording is None else lambda: recording(*inputs.tensors())
+        try:
+            candidate = torch.compile(self._compute, dynamic=False)
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # dropout, in the trial
+                seconds(differentiate(candidate), repeats=1)
+                gain = seconds(now) / seconds(differentiate(candidate))
+        except Exception as error:  # whatever the compiler's toolchain raises: eager gives the same numbers
+            self.compiled = f"no: {type(error).__name__}: {error}".splitlines()[0][:200]
+            return
+        if gain <= 1.0 and self._compile is not True:
+            self.compiled = "no: tried, and not faster"
+            return
+        self._losses, self._recording = candidate, None
+        self.how, self.compiled = "compiled", "yes"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.optimizer.release()
+        if self.player is not None:
+            self.player.release()
+
+
+def compiling_pays(seconds_left: float) -> bool:
+    """Whether what is left to run, timed without compilation, is worth a compilation."""
+    return seconds_left * _COMPILE_GAIN > _COMPILE_COST

@@ -58,6 +58,13 @@ class History:
         return f"History of {len(self)} epochs ({', '.join(shown)}{best})"
 
 
+def summed(record: dict[str, Tensor], weight: Tensor | None) -> Tensor:
+    """The sum of the rows' weights, and the weighted sum of each named value [B]: [1 + names]."""
+    values = torch.stack(list(record.values()))
+    w = torch.ones_like(values[0]) if weight is None else weight
+    return torch.cat([w.sum().unsqueeze(0), values @ w])
+
+
 class Tally:
     """Means over the rows of many steps; values stay on the device until `look`."""
 
@@ -67,25 +74,21 @@ class Tally:
 
     def clear(self) -> None:
         """Begin a new mean; the run of skipped steps goes on."""
-        self._pending: list[tuple[dict[str, Tensor], Tensor | None, Tensor]] = []
+        self._pending: list[Tensor] = []
+        self._names: list[str] = []
         self._sums: dict[str, float] = {}
         self._weight = 0.0
         self.skipped = 0
 
-    def add(self, record: dict[str, Tensor], weight: Tensor | None, norm: Tensor) -> None:
-        """One step: named values [B], row weights [B] and the gradient norm."""
-        self._pending.append((record, weight, norm))
+    def add(self, names: list[str], summary: Tensor, norm: Tensor) -> None:
+        """One step: names, their `summed` values, and the gradient norm."""
+        self._names = names
+        self._pending += [norm.view(1), summary]
 
     def look(self) -> None:
         """Fetch what was added since the last look, in one go; steps with a non-finite norm are left out."""
-        names = list(self._pending[0][0])
-        ones = torch.ones_like(self._pending[0][0][names[0]])
-        rows = []  # per step: weight and weighted sums, [1 + names]
-        for record, weight, _ in self._pending:
-            w = ones[: len(record[names[0]])] if weight is None else weight
-            rows.append(torch.cat([w.sum().unsqueeze(0), torch.stack([record[n] for n in names]) @ w]))
-        norms = torch.stack([norm for _, _, norm in self._pending])
-        fetched = torch.cat([norms.unsqueeze(1), torch.stack(rows)], dim=1).tolist()
+        names = self._names
+        fetched = torch.cat(self._pending).view(-1, 2 + len(names)).tolist()
         self._pending = []
         for norm, weight_sum, *sums in fetched:
             if not math.isfinite(norm):

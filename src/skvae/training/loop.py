@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from skvae.data.batch import Batch
 from skvae.exceptions import TrainingError
 from skvae.model.objectives import Objective
 from skvae.model.vae import LatentVariableModel
-from skvae.training.engine import Optimizer, compiled, compiling_pays, threads_for
-from skvae.training.history import History, Tally
+from skvae.training.engine import Inputs, Steps, threads_for
+from skvae.training.history import History, Tally, summed
 from skvae.training.progress import Progress
 from skvae.training.randomness import Noise, random_mask, seeded_torch
 from skvae.training.schedule import learning_rate_factor
@@ -24,8 +25,6 @@ Callback = Callable[[History, nn.Module], Any]
 
 # Steps between two looks at the device, and the run of skipped steps that is a breakdown.
 _LOOK_EVERY = 50
-# Steps timed before it is decided whether to compile.
-_TIMED_STEPS = 100
 _VALIDATION_ROWS = 4096
 
 
@@ -71,9 +70,12 @@ def fit(
     *,
     column_names: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
+    anew: bool = True,
     optimizer_state: dict[str, Any] | None = None,
 ) -> tuple[History, dict[str, Any]]:
     """Train in place; returns the history and the state of the optimiser.
+
+    `anew` says that the model has not been trained before, `optimizer_state` is that of an earlier call.
 
     With validation rows, the weights of the epoch with the best unweighted bound after the objective's
     warm-up are restored at the end.
@@ -88,60 +90,37 @@ def fit(
     n_steps = plan.max_epochs * n_batches
     n_warm_up = min(100, max(1, n_steps // 20)) if plan.decay else 0
     progress = torch.arange(n_steps, device=train.values.device) / n_steps
-    if optimizer_state is None:
-        with torch.no_grad():
-            model.prior.prepare(train)
-            objective.prepare(model, train)
-    held_out = None if validation is None else _freeze(validation, model, objective, plan, noise)
-    optimizer = Optimizer([model, objective], plan.max_norm, optimizer_state, leave=objective.player)
-    player = None if objective.player is None else Optimizer([objective.player], plan.max_norm)
     history = History(info={"n_train": len(train), "n_validation": len(validation or ())})
-
-    def losses_of(
-        batch: Batch, eps: Tensor, prior_eps: Tensor | None, progress: Tensor
-    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        losses = objective(model(batch, eps, progress, prior_eps=prior_eps))
-        loss = losses.loss if batch.weight is None else losses.loss * batch.weight
-        return loss.mean(), None if losses.player is None else losses.player.mean(), losses.record()
-
     best_bound, best_epoch, best = -float("inf"), 0, None
     step = 0
-    with (
-        threads_for(batch_size * objective.n_draws * optimizer.flat.numel()) as n_threads,
-        seeded_torch(noise.seed),  # dropout draws from torch's global stream
-        Progress(plan.max_epochs, plan.verbose) as bar,
-    ):
-        history.info |= {
-            "device": str(noise.device),
-            "threads": n_threads,
-            "compiled": "no" if plan.compile is False else "no: not worth its time",
-        }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(seeded_torch(noise.seed))  # dropout draws from torch's global stream
+        with torch.no_grad():
+            if anew:
+                model.prior.prepare(train)
+            objective.prepare(model, train)
+        held_out = None if validation is None else _freeze(validation, model, objective, plan, noise)
+        n_weights = sum(p.numel() for p in model.parameters())
+        n_threads = stack.enter_context(threads_for(batch_size * objective.n_draws * n_weights))
+        run = stack.enter_context(Steps(model, objective, plan.max_norm, n_steps, plan.compile, optimizer_state))
+        bar = stack.enter_context(Progress(plan.max_epochs, plan.verbose))
+        history.info |= {"device": str(noise.device), "threads": n_threads}
         start = time.perf_counter()
         tally = Tally()
         for epoch in range(1, plan.max_epochs + 1):
             model.train()
             tally.clear()
-            stream = noise.stream("epoch", epoch)
-            for batch, eps, prior_eps in _steps(train, model, objective, batch_size, plan, stream):
-                if plan.compile is not False and step == (0 if plan.compile is True else _TIMED_STEPS):
-                    seconds_left = (time.perf_counter() - start) / max(1, step) * (n_steps - step)
-                    if plan.compile is True or compiling_pays(seconds_left):
-                        example = (batch, eps, prior_eps, progress[step])
-                        losses_of, history.info["compiled"] = compiled(losses_of, example)
+            its_progress = progress[step : step + n_batches]
+            for inputs in _epoch(train, model, objective, plan, its_progress, noise.stream("epoch", epoch)):
                 factor = learning_rate_factor(step, n_steps, n_warm_up) if plan.decay else 1.0
-                loss, player_loss, record = losses_of(batch, eps, prior_eps, progress[step])
-                norm = optimizer.step(loss, plan.learning_rate * factor)
-                if player is not None and player_loss is not None:
-                    player.step(player_loss, plan.learning_rate * factor)
-                tally.add(record, batch.weight, norm)
+                summary, norm = run(inputs, plan.learning_rate * factor)
+                tally.add(run.names, summary, norm)
                 step += 1
                 if step % _LOOK_EVERY == 0 or step % n_batches == 0:
                     tally.look()
                     if tally.skipped_in_a_row >= min(_LOOK_EVERY, n_steps):
                         first_bad = step - tally.skipped_in_a_row + 1
-                        raise _breakdown(
-                            model, objective, batch, eps, prior_eps, progress[step - 1], first_bad, column_names
-                        )
+                        raise _breakdown(model, objective, inputs, first_bad, column_names)
 
             epoch_record = {
                 "epoch": epoch,
@@ -157,7 +136,7 @@ def fit(
                 # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
                 if step >= objective.warm_up * n_steps and means["bound"] > best_bound:
                     best_bound, best_epoch = means["bound"], epoch
-                    best = optimizer.snapshot()
+                    best = run.optimizer.snapshot()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
             wishes = [bool(callback(history, model)) for callback in callbacks]  # every one is called
@@ -170,39 +149,43 @@ def fit(
         else:
             history.info["stopped"] = "max_epochs"
 
-    if best is not None:
-        optimizer.restore(best)
-    history.info |= {"best_epoch": best_epoch or epoch, "n_steps": step}
+        if best is not None:
+            run.optimizer.restore(best)
+        history.info |= {
+            "steps": run.how,
+            "compiled": run.compiled,
+            "best_epoch": best_epoch or epoch,
+            "n_steps": step,
+        }
     model.eval()
-    if player is not None:
-        player.release()
-    return history, optimizer.release()
+    return history, run.optimizer.state
 
 
-def _steps(
+def _epoch(
     train: Batch,
     model: LatentVariableModel,
     objective: Objective,
-    batch_size: int,
     plan: Plan,
+    progress: Tensor,
     stream: torch.Generator,
-) -> Iterator[tuple[Batch, Tensor, Tensor | None]]:
-    """Batch and noise of every step of an epoch; all randomness of the epoch is drawn here."""
+) -> Iterator[Inputs]:
+    """The inputs of every step of an epoch; all randomness of the epoch is drawn here."""
     device = train.values.device
+    batch_size = min(plan.batch_size, len(train))
     order = torch.randperm(len(train), generator=stream, device=device)
-    for first in range(0, len(train) - batch_size + 1, batch_size):
-        batch = train.rows(order[first : first + batch_size])
+    for done, rows in zip(progress, order.split(batch_size), strict=False):
+        batch = train.rows(rows)
         if plan.masking:
             batch = batch.hide(random_mask((batch_size, model.n_columns), stream, plan.masking))
         shape = (objective.n_draws, batch_size, model.latent_dim)
         eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
-        yield batch, eps, _prior_noise(model, objective, stream)
+        yield Inputs(batch, eps, done, _prior_noise(model, objective, stream))
 
 
 def _prior_noise(model: LatentVariableModel, objective: Objective, stream: torch.Generator) -> Tensor | None:
     if not objective.n_prior_draws:
         return None
-    return torch.randn((objective.n_prior_draws, model.latent_dim), generator=stream, device=stream.device)
+    return torch.randn((objective.n_prior_draws, model.prior.n_noise), generator=stream, device=stream.device)
 
 
 def _freeze(
@@ -228,7 +211,8 @@ def evaluate(
     one = torch.ones((), device=eps.device)
     for piece in rows.chunks(max(1, _VALIDATION_ROWS // len(eps))):
         losses = objective(model(piece, eps[:, piece.index], prior_eps=prior_eps))
-        tally.add(losses.record(), piece.weight, one)
+        record = losses.record()
+        tally.add(list(record), summed(record, piece.weight), one)
     tally.look()
     return tally.means()
 
@@ -236,16 +220,13 @@ def evaluate(
 def _breakdown(
     model: LatentVariableModel,
     objective: Objective,
-    batch: Batch,
-    eps: Tensor,
-    prior_eps: Tensor | None,
-    progress: Tensor,
+    inputs: Inputs,
     step: int,
     column_names: Sequence[str],
 ) -> TrainingError:
     """Find what is not finite in the last batch."""
     with torch.no_grad():
-        terms = model(batch, eps, progress, prior_eps=prior_eps)
+        terms = model(inputs.batch, inputs.eps, inputs.progress, prior_eps=inputs.prior_eps)
         losses = objective(terms).record()
         bad = [name for name, value in losses.items() if not torch.isfinite(value).all()]
         good_columns = torch.isfinite(terms.log_p_columns).all(0).all(0).tolist()
