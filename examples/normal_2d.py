@@ -7,8 +7,6 @@ their means and covariances can be held against those of the data.
     python examples/normal_2d.py [--output figure.png]
 """
 
-import argparse
-
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -19,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from options import figure_option
 from skvae import VAE
 
 MEAN = np.array([1.0, -2.0])
@@ -113,14 +112,11 @@ def draw(output, normal_results, diabetes_results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", help="where to draw the figure; without it, none is drawn")
-    output = parser.parse_args().output
+    output = figure_option(__doc__)
     console = Console()
-    normal_results = normal(console)
-    diabetes_results = diabetes(console)
+    results = normal(console), diabetes(console)
     if output:
-        draw(output, normal_results, diabetes_results)
+        draw(output, *results)
 
 
 if __name__ == "__main__":

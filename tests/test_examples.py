@@ -25,6 +25,7 @@ def _few_epochs(monkeypatch, tmp_path):
 def run_example(monkeypatch, capsys):
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(ROOT / "examples")
         runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
         return capsys.readouterr().out
 
@@ -59,6 +60,13 @@ def test_files_that_the_readme_points_to():
 def test_example(name, says, run_example, tmp_path):
     assert says in run_example(name, "--output", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["normal_2d.py", "blobs.py"])
+def test_help(name, run_example, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run_example(name, "--help")
+    assert "--output" in capsys.readouterr().out
 
 
 def test_figure(run_example, tmp_path):

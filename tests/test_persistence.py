@@ -1,5 +1,6 @@
 """A saved model answers as before, holds no code and no row, and says so when it is damaged."""
 
+import copy
 import errno
 import json
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import nn
 
 import skvae
 from skvae import ELBO, MLP, VAE, DiagonalNormal, Gaussian, LoadError, ResidualMLP, StandardNormal
+from skvae.model import Likelihood, Network, Objective, Posterior, Prior
+from skvae.model.component import choices
 from skvae.persistence import FORMAT, _checksum, decode, encode
 
 FILES = ["model.json", "weights.safetensors"]
@@ -187,7 +190,22 @@ def test_no_row_is_stored(tmp_path):
 
 
 class MyPrior(StandardNormal):
-    pass
+    def __init__(self, shift=0.0):
+        super().__init__()
+        self.shift = shift
+
+    def bind(self, latent_dim, n_context=0):
+        self.location = nn.Parameter(torch.full((latent_dim,), float(self.shift)))
+        return super().bind(latent_dim, n_context)
+
+    def prepare(self, rows):
+        self.location += 1.0
+
+    def log_prob(self, z, context=None):
+        return super().log_prob(z - self.location)
+
+    def sample(self, eps, context=None):
+        return eps + self.location
 
 
 class MyLikelihood(Gaussian):
@@ -198,25 +216,134 @@ class MyNetwork(MLP):
     pass
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"prior": MyPrior()}, r"prior=MyPrior\(\) cannot be saved: MyPrior is your own class"),
-        ({"likelihood": {"height": MyLikelihood()}}, "MyLikelihood is your own class, whose code is not stored"),
-    ],
-)
-def test_own_parts_cannot_be_saved(params, message, tmp_path):
-    with pytest.raises(TypeError, match=message):
-        small(**params).fit(X).save(tmp_path / "model")
+class MyObjective(ELBO):
+    """An objective with a parameter, a buffer and a second player, of which two appear when it is prepared."""
+
+    def __init__(self, inner="elbo", beta=1.0):
+        super().__init__(beta=beta)
+        self.inner = inner
+        self.register_buffer("n_steps", torch.zeros(()))
+
+    def prepare(self, model, rows):
+        self.weight = nn.Parameter(torch.ones(()))
+        self.player = nn.Linear(model.latent_dim, 1)
+
+    def forward(self, terms):
+        if self.training and torch.is_grad_enabled():
+            self.n_steps += 1
+        losses = super().forward(terms)
+        losses.loss = losses.loss + (self.weight - 3.0) ** 2
+        losses.player = self.player(terms.z.detach().mean(0)).squeeze(-1) ** 2
+        return losses
+
+
+class Outer:
+    class MyPrior(StandardNormal):
+        """Of the same name as another one."""
+
+
+OWN = {
+    "an object": ({"prior": MyPrior(shift=0.5)}, [MyPrior]),
+    "a nested class": ({"prior": Outer.MyPrior()}, [MyPrior, Outer.MyPrior]),
+    "by column": ({"likelihood": {"height": MyLikelihood("column"), "integer": MyLikelihood()}}, (MyLikelihood,)),
+    "a network": ({"encoder": MyNetwork((5,))}, [MyNetwork]),
+    "a part of a part": ({"objective": MyObjective(inner=MyPrior(shift=2.0))}, [MyObjective, MyPrior]),
+    "moved since": ({"prior": MyPrior(shift=0.5)}, {f"{__name__}:MyPrior": MyPrior}),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_own_parts(case, tmp_path):
+    params, parts = OWN[case]
+    vae = small(**params).fit(X)
+    vae.save(tmp_path / "model")
+    loaded = skvae.load(tmp_path / "model", parts=parts)
+    assert_same_answers(loaded, vae, X)
+    assert repr(loaded) == repr(vae)
+    with pytest.raises(LoadError, match=r"a class of your own \(.*:.*My.*pass it: skvae.load\(path, parts=\["):
+        skvae.load(tmp_path / "model")
+
+
+def test_the_toy_prior_is_not_prepared_again(tmp_path):
+    vae = small(prior=MyPrior(), learning_rate=1e-9).fit(X)
+    vae.save(tmp_path / "model")
+    loaded = skvae.load(tmp_path / "model", parts=[MyPrior]).partial_fit(X)
+    torch.testing.assert_close(loaded.prior_.location, torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_an_alias_of_ones_own_class_is_stored_as_the_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(MyPrior, "alias", "mine", raising=False)
+    monkeypatch.setattr(MyLikelihood, "alias", "my-likelihood", raising=False)
+    vae = small(prior="mine", likelihood={"height": "my-likelihood"}).fit(X)
+    vae.save(tmp_path / "model")
+    monkeypatch.undo()
+    assert_same_answers(skvae.load(tmp_path / "model", parts=[MyPrior, MyLikelihood]), vae, X)
+    with pytest.raises(LoadError, match="MyLikelihood, a class of your own"):
+        skvae.load(tmp_path / "model", parts=[MyPrior])
+
+
+def test_a_folder_runs_no_code_by_naming_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "innocent.py").write_text("raise SystemError('was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("innocent:MyPrior", "os:system", "builtins:eval", ":", "skvae.model.priors:StandardNormal"):
+        set_in("model", "params", "prior", value={"component": name, "params": {}})(folder)
+        with pytest.raises(LoadError, match="a class of your own"):
+            skvae.load(folder, parts=[MyPrior])
+
+
+def test_parts_that_are_none_of_it(folder, tmp_path):
+    for parts in ([MyPrior()], [nn.Linear], ["MyPrior"], {"a:b": 3}):
+        with pytest.raises(TypeError, match="expected classes of your own"):
+            skvae.load(folder, parts=parts)
+    small(prior=MyPrior()).fit(X).save(tmp_path / "own")
+    with pytest.raises(LoadError, match=r"parts=\{'.*:MyPrior': MyPrior\}\), if .*Outer.MyPrior is the same"):
+        skvae.load(tmp_path / "own", parts=[Outer.MyPrior])
+    with pytest.raises(LoadError, match="with the modules and parts given"):
+        skvae.load(tmp_path / "own", parts={f"{__name__}:MyPrior": MyLikelihood})
+
+
+def test_tensors_of_the_objective_survive(tmp_path):
+    vae = small(objective=MyObjective()).fit(X)
+    state = {name: value.clone() for name, value in vae._objective.state_dict().items()}
+    assert set(state) == {"n_steps", "weight", "player.weight", "player.bias"}
+    assert state["n_steps"] > 0
+    vae.save(tmp_path / "model")
+    skvae.load(tmp_path / "model", parts=[MyObjective]).save(tmp_path / "again")
+    loaded = skvae.load(tmp_path / "again", parts=[MyObjective])
+    assert_same_answers(loaded, vae, X)
+
+    seen = []
+    loaded.set_params(callbacks=[lambda history, model: seen.append(copy.deepcopy(loaded._objective.state_dict()))])
+    loaded.set_params(learning_rate=1e-9).partial_fit(X).partial_fit(X)
+    assert seen[1]["n_steps"] > seen[0]["n_steps"] > state["n_steps"]
+    for name in ("weight", "player.weight", "player.bias"):
+        for later in seen:
+            torch.testing.assert_close(later[name], state[name], atol=1e-5, rtol=0)
+
+
+def test_parts_with_what_is_no_data(tmp_path):
+    vae = small(prior=MyPrior()).fit(X)
+    vae.prior = MyPrior(shift=lambda: 3)
+    with pytest.raises(TypeError, match=r"prior=MyPrior\(.* cannot be saved: function has no form in JSON"):
+        vae.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
-def test_own_network_classes_are_asked_for_like_modules(tmp_path):
+def test_own_network_classes_may_come_as_modules(tmp_path):
     vae = small(encoder=MyNetwork((5,))).fit(X)
     vae.save(tmp_path / "model")
     assert_same_answers(skvae.load(tmp_path / "model", encoder=MyNetwork((5,))), vae, X)
-    with pytest.raises(LoadError, match="fitted with encoder=MyNetwork"):
+    with pytest.raises(LoadError, match="uses MyNetwork, a class of your own"):
         skvae.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("base", [Likelihood, Network, Objective, Posterior, Prior], ids=lambda base: base.__name__)
+def test_every_part_of_the_package_is_found_again(base):
+    for alias, cls in choices(base).items():
+        if cls.__module__.startswith("skvae."):
+            stored = json.loads(json.dumps(encode(cls())))
+            assert ":" not in stored["component"], f"{cls.__name__} ('{alias}') is missing from skvae.model"
+            assert repr(decode(stored)) == repr(cls())
 
 
 @pytest.mark.parametrize(
@@ -252,7 +379,7 @@ def test_own_modules_are_asked_for(tmp_path):
     with pytest.raises(LoadError, match=r"fitted with encoder=Sequential, your own module.*load\(path, encoder="):
         skvae.load(tmp_path / "model")
     for wrong in (module(WIDTH, 7), module(WIDTH + 1), nn.Linear(WIDTH, 6), nn.Identity()):
-        with pytest.raises(LoadError, match="with the modules given"):
+        with pytest.raises(LoadError, match="with the modules and parts given"):
             skvae.load(tmp_path / "model", encoder=wrong)
     with pytest.raises(LoadError, match="leave encoder out"):
         skvae.load(tmp_path / "plain", encoder=module(WIDTH))

@@ -19,3 +19,11 @@ class TrainingError(RuntimeError):
 
 class LoadError(ValueError):
     """A saved model is damaged, incomplete or written by a newer version."""
+
+
+class SourceError(ValueError):
+    """A file cannot be read or written as a table; names the file, the line and what was expected."""
+
+
+class SourceWarning(UserWarning):
+    """A file is read, or written, otherwise than might be expected."""

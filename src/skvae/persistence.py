@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from skvae.exceptions import LoadError
-from skvae.model.component import Component
+from skvae.model.component import Component, choices
 from skvae.training.engine import choose_device
 
 FORMAT = 1
@@ -28,10 +29,14 @@ FORMAT = 1
 
 _DESCRIPTION, _WEIGHTS = "model.json", "weights.safetensors"
 _NETWORKS = ("encoder", "decoder")
+_OBJECTIVE = "objective."  # in front of the names of the objective's tensors; the others are the model's
+
+# The caller's own classes by import path, while a model is loaded.
+_OWN_PARTS: ContextVar[Mapping[str, type[Component]]] = ContextVar("_OWN_PARTS", default={})  # noqa: B039
 
 
-def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
-    """Write a fitted estimator to the folder `path`, which appears complete or not at all."""
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a model cannot be saved to."""
     if path.exists():
         if not overwrite:
             raise FileExistsError(f"{path} exists; choose another path or pass overwrite=True")
@@ -39,9 +44,14 @@ def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
             raise FileExistsError(f"{path} is not a saved model and is not overwritten; choose another path")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist; create it first")
-    weights = save_tensors(
-        {name: value.detach().cpu().contiguous().clone() for name, value in estimator.model_.state_dict().items()}
-    )
+
+
+def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
+    """Write a fitted estimator to the folder `path`, which appears complete or not at all."""
+    check_target(path, overwrite=overwrite)
+    tensors = dict(estimator.model_.state_dict())
+    tensors |= {_OBJECTIVE + name: value for name, value in estimator._objective_tensors().items()}
+    weights = save_tensors({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
     model = {
         "estimator": type(estimator).__name__,
         "params": {name: _parameter(name, value) for name, value in estimator.get_params(deep=False).items()},
@@ -67,7 +77,13 @@ def save(estimator: Any, path: Path, *, overwrite: bool) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    parts: Sequence[type[Component]] | Mapping[str, type[Component]] = (),
+) -> Any:
     """Load an estimator saved by its `save` method.
 
     Parameters
@@ -77,6 +93,10 @@ def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None, deco
     encoder, decoder : torch.nn.Module, optional
         Modules of the same architecture, for a model fitted with your own ones: their code is not in the
         folder, only their weights.
+    parts : sequence of classes, or mapping of import path to class
+        The classes of your own that the model may use as prior, likelihood, objective and so on. The folder
+        names them by import path ("package.module:Class"), and none is imported for being named there: those
+        not given here are refused. A mapping gives classes that have moved since, under their old path.
 
     Returns
     -------
@@ -88,29 +108,53 @@ def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None, deco
     FileNotFoundError
         If there is no such folder.
     LoadError
-        If the folder is damaged, incomplete, or was written by a later version, or if `encoder` or `decoder`
-        is missing, not asked for, or of another architecture.
+        If the folder is damaged, incomplete, or was written by a later version, if it uses a class that `parts`
+        lacks, or if `encoder` or `decoder` is missing, not asked for, or of another architecture.
+    TypeError
+        If `parts` holds something else than classes of components.
     """
     from skvae import estimators
 
     folder = Path(path)
+    own_parts = _by_path(parts)
     model, weights = _read(folder)
+    before = _OWN_PARTS.set(own_parts)
     try:
         if model["estimator"] not in estimators.__all__:
             raise LoadError(f"{folder} holds a '{model['estimator']}', an estimator that scikit-vae does not have")
-        params = {name: decode(value) for name, value in model["params"].items()}
-        for name, module in zip(_NETWORKS, (encoder, decoder), strict=True):
-            params[name] = _own_module(name, module, params[name])
+        given = {"encoder": encoder, "decoder": decoder}
+        params = {
+            name: _own_module(name, given[name], value) if name in _NETWORKS else decode(value)
+            for name, value in model["params"].items()
+        }
         params["device"] = _available(params["device"])
         estimator = estimators.by_name(model["estimator"])(**params)
         estimator._restore_state(model["state"])
-        estimator.model_.load_state_dict(load_tensors(weights))
+        tensors = load_tensors(weights)
+        objective = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_OBJECTIVE)}
+        estimator.model_.load_state_dict(tensors)
+        estimator._saved_objective = {name.removeprefix(_OBJECTIVE): value for name, value in objective.items()}
     except LoadError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
-        given = " with the modules given" if encoder is not None or decoder is not None else ""
-        raise LoadError(f"{folder} does not describe a model that can be built{given}: {error}") from error
+        what = " with the modules and parts given" if encoder is not None or decoder is not None or own_parts else ""
+        raise LoadError(f"{folder} does not describe a model that can be built{what}: {error}") from error
+    finally:
+        _OWN_PARTS.reset(before)
     return estimator
+
+
+def _by_path(parts: Sequence[type[Component]] | Mapping[str, type[Component]]) -> dict[str, type[Component]]:
+    """The caller's classes by import path."""
+    classes = list(parts.values() if isinstance(parts, Mapping) else parts)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, Component)):
+            raise TypeError(f"parts holds {cls!r}; expected classes of your own: skvae.load(path, parts=[MyPrior])")
+    return dict(parts) if isinstance(parts, Mapping) else {_import_path(cls): cls for cls in classes}
+
+
+def _import_path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -141,29 +185,41 @@ def _checksum(model: dict[str, Any], weights: bytes) -> str:
 
 
 def _parameter(name: str, value: Any) -> Any:
-    """A constructor's parameter as JSON; the user's own network as its class name, which `load` asks for."""
+    """A constructor's parameter as JSON; the user's own module as its class name, which `load` asks for."""
     if name == "callbacks" or isinstance(value, np.random.RandomState):
         return None
-    if name in _NETWORKS and isinstance(value, nn.Module) and not _is_ours(type(value)):
+    if name in _NETWORKS and isinstance(value, nn.Module) and not isinstance(value, Component):
         return {"module": type(value).__qualname__}
     try:
-        return encode(value)
+        return encode(_with_own_parts(name, value))
     except TypeError as error:
         raise TypeError(f"{name}={value!r} cannot be saved: {error}") from error
 
 
+def _with_own_parts(name: str, value: Any) -> Any:
+    """The parameter with objects for aliases of the user's own classes, which `load` then asks for."""
+    from skvae.estimators.base import _PARTS
+
+    if isinstance(value, Mapping):
+        return {key: _with_own_parts(name, nested) for key, nested in value.items()}
+    cls = choices(_PARTS[name]).get(value) if name in _PARTS and isinstance(value, str) else None
+    return value if cls is None or _is_ours(cls) else cls()
+
+
 def _own_module(name: str, module: nn.Module | None, stored: Any) -> Any:
     """The parameter `name`: as stored, or the module given by the caller where the model had one of its own."""
-    if isinstance(stored, _ModuleName):
-        if module is None:
+    is_module = isinstance(stored, dict) and "module" in stored
+    is_own = is_module or (isinstance(stored, dict) and ":" in stored.get("component", ""))
+    if module is None:
+        if is_module:
             raise LoadError(
-                f"the model was fitted with {name}={stored}, your own module; pass one: "
-                f"skvae.load(path, {name}={stored}(…))"
+                f"the model was fitted with {name}={stored['module']}, your own module; pass one: "
+                f"skvae.load(path, {name}={stored['module']}(…))"
             )
-        return module
-    if module is not None:
+        return decode(stored)
+    if not is_own:
         raise LoadError(f"the model was not fitted with a module of yours as {name}; leave {name} out")
-    return stored
+    return module
 
 
 def _available(device: str) -> str:
@@ -175,12 +231,8 @@ def _available(device: str) -> str:
     return device
 
 
-class _ModuleName(str):
-    """Class name of the user's own network."""
-
-
 def encode(value: Any) -> Any:
-    """A parameter as JSON.
+    """A parameter as JSON; a part of the user's own class by the import path of the class.
 
     Raises
     ------
@@ -188,12 +240,9 @@ def encode(value: Any) -> Any:
         For what cannot be stored without code.
     """
     if isinstance(value, Component):
-        if not _is_ours(type(value)):
-            raise TypeError(
-                f"{type(value).__name__} is your own class, whose code is not stored; only encoder and decoder may be"
-            )
+        cls = type(value)
         params = {name: encode(nested) for name, nested in value.get_params(deep=False).items()}
-        return {"component": type(value).__name__, "params": params}
+        return {"component": cls.__name__ if _is_ours(cls) else _import_path(cls), "params": params}
     if isinstance(value, Mapping):
         return {"pairs": [[encode(key), encode(nested)] for key, nested in value.items()]}
     if isinstance(value, tuple):
@@ -210,7 +259,8 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of `encode`; components are looked up by name among those of the package."""
+    """The inverse of `encode`; components are looked up by name among those of the package, and by import path
+    among those that the caller of `load` gave."""
     if isinstance(value, list):
         return [decode(nested) for nested in value]
     if not isinstance(value, dict):
@@ -219,14 +269,29 @@ def decode(value: Any) -> Any:
         return tuple(decode(nested) for nested in value["tuple"])
     if "pairs" in value:
         return {decode(key): decode(nested) for key, nested in value["pairs"]}
-    if "module" in value:
-        return _ModuleName(value["module"])
+    cls = _component(value["component"])
+    return cls(**{name: decode(nested) for name, nested in value["params"].items()})
+
+
+def _component(name: str) -> type[Component]:
+    """The class that a saved model names; nothing is imported."""
     from skvae import model
 
-    cls = getattr(model, value["component"], None)
+    if ":" in name:
+        given = _OWN_PARTS.get()
+        if name in given:
+            return given[name]
+        short = name.rpartition(":")[2].rpartition(".")[2]
+        moved = [path for path, cls in given.items() if cls.__name__ == short]
+        remedy = f"parts={{'{name}': {short}}}), if {moved[0]} is the same" if moved else f"parts=[{short}])"
+        raise LoadError(
+            f"the model uses {short}, a class of your own ({name}), whose code is not stored; pass it: "
+            f"skvae.load(path, {remedy}"
+        )
+    cls = getattr(model, name, None)
     if not (isinstance(cls, type) and issubclass(cls, Component) and _is_ours(cls)):
-        raise LoadError(f"the model uses a part named '{value['component']}', which scikit-vae does not have")
-    return cls(**{name: decode(nested) for name, nested in value["params"].items()})
+        raise LoadError(f"the model uses a part named '{name}', which scikit-vae does not have")
+    return cls
 
 
 def _is_ours(cls: type) -> bool:

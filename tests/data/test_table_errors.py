@@ -47,7 +47,7 @@ UNREADABLE = {
     "pandas series": (pd.Series([1.0, 2.0]), ValueError, "Expected a 2-dimensional|Expected 2D"),
     "polars series": (pl.Series([1.0, 2.0]), ValueError, "Expected a 2-dimensional|Expected 2D"),
     "3-D array": (np.ones((2, 2, 2)), ValueError, "Found array with dim 3"),
-    "text alone": ("data.csv", ValueError, "Expected 2D array, got scalar"),
+    "a file that is not there": ("data.csv", FileNotFoundError, "there is no file data.csv"),
     "sparse": (scipy.sparse.csr_matrix(np.eye(3)), TypeError, "Sparse data was passed"),
     "complex": (np.ones((2, 2)) * 1j, ValueError, "Complex data not supported"),
     "lazy polars": (pl.LazyFrame({"a": [1, 2]}), TypeError, r"lazy frame; pass X.collect\(\)"),
@@ -189,6 +189,10 @@ LATER_ROWS = {
     "text for truths": (
         {"member": ["yes", "no", "yes"]},
         r"'member' holds text \(\"yes\", row 0\) but was true or false",
+    ),
+    "text for numbers that are levels": (
+        {"size": pd.Categorical(["S", "M", "L"])},
+        r"'size' holds text \(\"S\", row 0\) but was one of 1, 2, 3 at fit; mark it missing",
     ),
     "text for a constant": (
         {"count": ["two", "two", "two"]},

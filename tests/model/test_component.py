@@ -145,7 +145,7 @@ def test_names_stand_for_parts(base, alias, cls):
 @pytest.mark.parametrize("value", ["gauss", 3, None, StandardNormal, ELBO()], ids=str)
 def test_what_stands_for_no_part_lists_the_choices(value):
     with pytest.raises(
-        ValueError, match=r"prior=.* is not understood; expected one of \['normal'.*\] or a Prior object"
+        ValueError, match=r"prior=.* is not understood; expected one of \[.*'normal'.*\] or a Prior object"
     ):
         resolve(Prior, value, "prior")
 

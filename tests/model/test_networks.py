@@ -1,5 +1,6 @@
 """Encoders, decoders, and the first layer."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -77,6 +78,34 @@ def test_unknown_activation():
         MLP((2,), activation="swish").bind(1)
 
 
+@pytest.mark.parametrize(
+    ("unbound", "message"),
+    [
+        (MLP(5), r"MLP\(hidden_sizes=5\): expected a sequence of whole numbers ≥ 1"),
+        (MLP("ab"), r"MLP\(hidden_sizes='ab'\)"),
+        (MLP((8, 0)), r"MLP\(hidden_sizes=\(8, 0\)\)"),
+        (MLP((8, 2.5)), r"MLP\(hidden_sizes=\(8, 2.5\)\)"),
+        (MLP((8, True)), r"MLP\(hidden_sizes=\(8, True\)\)"),
+        (MLP(dropout=1.0), r"MLP\(dropout=1.0\): expected a share in \[0, 1\)"),
+        (MLP(dropout=-0.1), r"MLP\(dropout=-0.1\)"),
+        (MLP(dropout="some"), r"MLP\(dropout='some'\)"),
+        (ResidualMLP(width=0), r"ResidualMLP\(width=0\): expected a whole number ≥ 1"),
+        (ResidualMLP(width=2.5), r"ResidualMLP\(width=2.5\)"),
+        (ResidualMLP(n_blocks=-1), r"ResidualMLP\(n_blocks=-1\): expected a whole number ≥ 0"),
+        (ResidualMLP(dropout=2), r"ResidualMLP\(dropout=2\)"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_parameters_out_of_range(unbound, message):
+    with pytest.raises(ValueError, match=message):
+        unbound.bind(3)
+
+
+@pytest.mark.parametrize("unbound", [MLP([4]), MLP((np.int64(4),)), ResidualMLP(np.int64(4), 0)], ids=repr)
+def test_parameters_within_range(unbound):
+    assert unbound.bind(3)(torch.zeros(2, 3)).shape == (2, 4)
+
+
 class Wrong(nn.Module):
     def __init__(self, answer):
         super().__init__()
@@ -100,6 +129,15 @@ class Wrong(nn.Module):
 def test_modules_that_do_not_fit(module, message):
     with pytest.raises(ValueError, match=message):
         Custom(module).bind(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("encoder", r"the features of an embedded row .*`model_.embedding.n_out`"), ("decoder", "the latents")],
+)
+def test_what_a_module_is_given(name, what):
+    with pytest.raises(ValueError, match=rf"^{name} Linear does not accept an input of shape \[n, 3\], {what}"):
+        network(nn.Linear(4, 2), MLP(()), name).bind(3)
 
 
 def test_binding_leaves_the_users_module_as_it_was():

@@ -1,56 +1,29 @@
-"""The ELBO against its formula, written out row by row."""
+"""The ELBO against its formula, written out row by row; and what holds for every objective."""
 
 import pytest
 import torch
+from objective_terms import B, D, S, kl_by_torch, log_p_x, make_terms, rows_of
 
-from skvae.data.batch import Batch
-from skvae.model import ELBO, StandardNormal, Terms
+from skvae.model import (
+    DIPVAE,
+    ELBO,
+    GECO,
+    IWAE,
+    MMD,
+    RAE,
+    BetaTCVAE,
+    FactorVAE,
+    Objective,
+    StandardNormal,
+    Terms,
+)
+from skvae.model.component import choices
 from skvae.model.likelihoods.normal import Normal
-from skvae.model.posteriors import NormalPosterior
-
-S, B, D, C = 3, 6, 4, 5
+from skvae.model.networks import MLP
 
 
 class OtherNormal(StandardNormal):
     """A prior to which no closed-form KL is known."""
-
-
-def make_terms(n_draws=S, prior=None, progress=1.0, by_z=True, seed=0, requires_grad=False):
-    """Terms of random rows; the distribution of x depends on z, or (for tests of the KL alone) does not."""
-    stream = torch.Generator().manual_seed(seed)
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=stream, dtype=torch.float64)
-
-    mean, log_scale = 0.5 * randn(B, D), 0.3 * randn(B, D)
-    weight, values = randn(D, C), randn(B, C)
-    # One draw more or less changes nothing above.
-    eps = randn(n_draws, B, D)
-    posterior = NormalPosterior(mean.requires_grad_(requires_grad), log_scale.requires_grad_(requires_grad))
-    z = posterior.rsample(eps)
-    x = (z if by_z else torch.zeros_like(z)) @ weight
-    distribution = Normal(x, torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64))
-    prior = (prior or StandardNormal()).bind(D)
-    return Terms(z, posterior, prior, distribution, Batch(values), progress)
-
-
-def rows_of(terms, rows):
-    """The terms of some of the rows."""
-    posterior = NormalPosterior(terms.posterior.mean[rows], terms.posterior.log_scale[rows])
-    d = terms.distribution
-    distribution = Normal(d.mean[:, rows], d.log_scale, d.log_unit)
-    return Terms(
-        terms.z[:, rows], posterior, terms.prior, distribution, Batch(terms.batch.values[rows]), terms.progress
-    )
-
-
-def kl_by_torch(terms):
-    q = torch.distributions.Normal(terms.posterior.mean, terms.posterior.scale)
-    return torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))  # [B, D]
-
-
-def log_p_x(terms):
-    return torch.distributions.Normal(terms.distribution.mean, 1.0).log_prob(terms.batch.values).sum(-1).mean(0)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
@@ -150,18 +123,54 @@ def test_published_mistake_9_warm_up_is_a_share_of_the_planned_steps(warm_up, pr
     )
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [ELBO(), ELBO(beta=2.0), ELBO(kl="monte-carlo"), ELBO(warm_up=0.5)],
-    ids=repr,
-)
-def test_published_mistake_4_losses_do_not_scale_with_the_batch(objective):
+def prepared(objective):
+    """The objective, with what it would get from a model."""
+    for part in list(objective.double().modules()):
+        if isinstance(part, FactorVAE):
+            part.player = torch.nn.Sequential(MLP((5,)).bind(D), torch.nn.Linear(5, 1)).double()
+        if isinstance(part, RAE):
+            part._decoder = (torch.ones(3, 2, dtype=torch.float64),)
+        if isinstance(part, GECO):
+            part.log_multiplier.fill_(0.7)
+    return objective
+
+
+# Those whose loss of a row does not depend on the other rows, and those that compare rows.
+BY_ROW = [
+    (ELBO(), "diagonal"),
+    (ELBO(beta=2.0), "full"),
+    (ELBO(kl="monte-carlo"), "diagonal"),
+    (ELBO(warm_up=0.5), "diagonal"),
+    (ELBO(), "deterministic"),
+    (IWAE(), "diagonal"),
+    (IWAE(gradient="dreg"), "full"),
+    (GECO(), "diagonal"),
+    (RAE(), "deterministic"),
+    (RAE(regularisation="gradient-penalty"), "deterministic"),
+    (FactorVAE(), "diagonal"),
+    (IWAE() + FactorVAE(gamma=2.0), "diagonal"),
+]
+BY_BATCH = [BetaTCVAE, DIPVAE, MMD]
+
+
+@pytest.mark.parametrize(("objective", "posterior"), BY_ROW, ids=repr)
+@pytest.mark.parametrize("masked", [False, True])
+def test_published_mistake_4_losses_do_not_scale_with_the_batch(objective, posterior, masked):
     """The loss of a batch is the mean of the losses of its halves."""
-    terms = make_terms(progress=0.2)
+    objective = prepared(objective)
+    terms = make_terms(progress=0.2, posterior=posterior, masked=masked)
     halves = [objective(rows_of(terms, slice(0, B // 2))), objective(rows_of(terms, slice(B // 2, B)))]
     whole = objective(terms)
     torch.testing.assert_close(whole.loss.mean(), (halves[0].loss.mean() + halves[1].loss.mean()) / 2)
-    torch.testing.assert_close(whole.loss, torch.cat([half.loss for half in halves]))
+    for name, value in whole.record().items():
+        torch.testing.assert_close(value, torch.cat([half.record()[name] for half in halves]))
+
+
+def test_every_objective_has_been_told_apart():
+    by_row = {type(part) for objective, _ in BY_ROW for part in objective.modules()}
+    for cls in choices(Objective).values():
+        if cls.__module__.startswith("skvae."):
+            assert (cls in by_row) != (cls in BY_BATCH), cls
 
 
 def test_published_mistake_8_beta_weighs_the_kl_from_the_first_step():
@@ -178,11 +187,11 @@ def test_published_mistake_8_beta_weighs_the_kl_from_the_first_step():
     ("params", "message"),
     [
         ({"kl": "exact"}, "kl='exact'.*expected 'auto', 'closed' or 'monte-carlo'"),
-        ({"beta": -1.0}, "beta=-1.0.*expected a number ≥ 0"),
+        ({"beta": -1.0}, "beta=-1.0.*expected a finite number ≥ 0"),
         ({"beta": float("nan")}, "beta=nan"),
         ({"free_bits": -0.1}, "free_bits=-0.1.*nats ≥ 0"),
         ({"warm_up": 1.0}, r"warm_up=1.0.*\[0, 1\)"),
-        ({"warm_up": 10}, r"warm_up=10.*a share of training"),
+        ({"warm_up": 10}, r"warm_up=10.*a share in"),
         ({"n_draws": 0}, "n_draws=0.*whole number ≥ 1"),
         ({"n_draws": 2.0}, "n_draws=2.0"),
         ({"free_bits": 0.1, "kl": "monte-carlo"}, "free_bits needs the KL per dimension"),
@@ -196,3 +205,32 @@ def test_parameters_out_of_range(params, message):
 
 def test_parameters_in_range():
     ELBO(beta=0.0, free_bits=0.0, warm_up=0.0, n_draws=5).check()
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_of_a_deterministic_posterior_the_prior_is_left(beta):
+    terms = make_terms(posterior="deterministic")
+    losses = ELBO(beta=beta)(terms)
+    log_p_z = torch.distributions.Normal(0.0, 1.0).log_prob(terms.posterior.mean).sum(-1)
+    torch.testing.assert_close(losses.loss, -log_p_x(terms) - beta * log_p_z)
+    torch.testing.assert_close(losses.bound, log_p_x(terms) + log_p_z)
+
+
+def test_without_it_that_is_the_plain_autoencoder():
+    terms = make_terms(posterior="deterministic")
+    losses = ELBO(beta=0.0)(terms)
+    torch.testing.assert_close(losses.loss, -log_p_x(terms))
+    torch.testing.assert_close(losses.bound, log_p_x(terms))
+    assert set(losses.record()) == {"loss", "bound", "log_p_x"}
+
+
+@pytest.mark.parametrize("objective", [cls() for cls in choices(Objective).values()], ids=repr)
+def test_records_are_by_row_and_without_gradient(objective):
+    objective = prepared(objective)
+    posterior = "deterministic" if isinstance(objective, RAE) else "diagonal"
+    record = objective(make_terms(posterior=posterior, requires_grad=True)).record()
+    assert {"loss", "bound", "log_p_x"} < set(record)
+    for value in record.values():
+        assert value.shape == (B,)
+        assert not value.requires_grad
+        assert torch.isfinite(value).all()

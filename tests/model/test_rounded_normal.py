@@ -7,7 +7,8 @@ from scipy import special, stats
 
 from skvae.data.columns import Column, Kind
 from skvae.model import Gaussian
-from skvae.model.likelihoods.normal import RoundedNormal
+from skvae.model.likelihoods.normal import Normal
+from skvae.model.likelihoods.rounded import Rounded
 
 COLUMN = Column("n", Kind.INTEGER, "int64", offset=4.0, scale=2.0, lower=0.0, resolution=1.0)
 # Wide and narrow cells, on both sides of where the midpoint rule takes over.
@@ -24,7 +25,7 @@ def test_rounded_normal_far_in_the_tails(cell, log_scale):
     log_sigma = torch.full((1, 1, 16), log_scale, requires_grad=True)
     values = torch.cat([distance, -distance]).unsqueeze(0) * sigma  # [1, 16]
     cells = torch.full((16,), cell * sigma)
-    log_p = RoundedNormal(mean, log_sigma, cells, torch.zeros(16)).log_prob(values)
+    log_p = Rounded(Normal(mean, log_sigma, torch.zeros(16)), cells, torch.zeros(16)).log_prob(values)
     log_p.sum().backward()
 
     centre = -values.double().numpy()[0].__abs__() / sigma
@@ -47,7 +48,7 @@ def test_rounded_normal_sums_to_one(cell, origin):
     steps = torch.arange(-np.ceil(10 / cell) - 1, np.ceil(10 / cell) + 2)
     values = ((steps + origin) * cell).unsqueeze(1)
     zero = torch.zeros(1, 1, 1)
-    log_p = RoundedNormal(zero, zero, torch.tensor([cell]), torch.tensor([origin * cell])).log_prob(values)
+    log_p = Rounded(Normal(zero, zero, zero), torch.tensor([cell]), torch.tensor([origin * cell])).log_prob(values)
     assert log_p.double().exp().sum().item() == pytest.approx(1.0, abs=1e-4)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skvae.data.columns import Column, Kind
-from skvae.model import Bernoulli, Categorical, Gaussian, Table
+from skvae.model import Bernoulli, Categorical, Gaussian, Poisson, Table
 
 S, B = 2, 4
 
@@ -92,6 +92,61 @@ def test_a_mapping_by_name_goes_before_one_by_kind():
     assert isinstance(parts["flag"], Categorical)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_shared_scale_is_shared_within_one_entry_of_a_mapping(same):
+    """Whether or not the entries hold the same object, which saving would forget."""
+    columns = [Column(name, Kind.CONTINUOUS, "float64") for name in "abcd"]
+    first = Gaussian("shared")
+    second = first if same else Gaussian("shared")
+    table = Table({"a": first, "b": second, "continuous": "gaussian"}).bind(columns)
+    assert sorted(table.get_buffer(f"positions_{k}").tolist() for k in range(3)) == [[0], [1], [2, 3]]
+    assert sum(p.numel() for p in table.parameters()) == 3
+    for k, part in enumerate(table.parts):
+        torch.nn.init.constant_(part.log_scale, float(k))
+    log_p = table(torch.zeros(1, 1, 4)).log_prob(torch.zeros(1, 4))[0, 0]
+    assert len(set(log_p.tolist())) == 3
+    assert log_p[2] == log_p[3]
+
+
+def test_what_is_learned_per_column_is_computed_together_whoever_asked_for_it():
+    columns = [Column(name, Kind.CONTINUOUS, "float64") for name in "abcd"]
+    entries = {"a": Gaussian("column"), "b": Gaussian("column"), "c": Gaussian("row"), "d": Gaussian("row")}
+    table = Table(entries).bind(columns)
+    assert [table.get_buffer(f"positions_{k}").tolist() for k in range(len(table.parts))] == [[0, 1], [2, 3]]
+
+
+def test_what_is_chosen_fills_what_is_left_to_auto():
+    """And only that: a column that bears the name of a kind speaks for itself alone."""
+    columns = [
+        Column("a", Kind.INTEGER, "int64", offset=2.0, scale=1.0, lower=0.0, upper=9.0, resolution=1.0),
+        Column("b", Kind.INTEGER, "int64", offset=2.0, scale=1.0, lower=0.0, upper=9.0, resolution=1.0),
+        Column("binary", Kind.INTEGER, "int64", offset=2.0, scale=1.0, lower=0.0, upper=9.0, resolution=1.0),
+        levels("flag", Kind.BINARY, 2),
+    ]
+    table = Table({"b": "negative-binomial"}, {"a": Poisson(), "b": Poisson(), "binary": Poisson()})
+    assert [column.name for column in table.undecided(columns)] == ["a", "binary", "flag"]
+    table.bind(columns)
+    assert repr(table).splitlines() == [
+        "Table of 4 columns",
+        "  Poisson(): 'a', 'binary'",
+        "  NegativeBinomial(): 'b'",
+        "  Bernoulli(): 'flag'",
+    ]
+    assert Table("gaussian").undecided(columns) == []
+    assert Table({"integer": "auto"}).undecided(columns) == columns
+
+
+def test_log_cell_prob_joins_the_columns():
+    table = Table({"cm": "gaussian"}).bind(COLUMNS)
+    distribution = table(torch.randn(S, B, table.n_params))
+    values, half = distribution.icdf(torch.rand(S, B, 6))[0], torch.linspace(0.01, 0.06, 6)
+    log_p = distribution.log_cell_prob(values, half)
+    is_mass = torch.tensor([False, True, True, True, False, True])
+    torch.testing.assert_close(log_p[..., is_mass], distribution.log_prob(values)[..., is_mass])
+    mass = distribution.cdf(values + half) - distribution.cdf(values - half)
+    torch.testing.assert_close(log_p[..., ~is_mass].exp(), mass[..., ~is_mass], rtol=1e-3, atol=1e-5)
+
+
 def test_one_likelihood_for_all_columns_is_computed_at_once():
     columns = [Column(name, Kind.CONTINUOUS, "float64") for name in "abc"]
     likelihood = Gaussian("shared")
@@ -115,7 +170,7 @@ def test_one_likelihood_for_all_columns_is_computed_at_once():
         (Gaussian(rounded=True), COLUMNS[0], r"Gaussian\(rounded=True\) cannot score column 'cm'"),
         ({"city": "bernoulli"}, COLUMNS[3], "cannot score column 'city'"),
         ({"town": "bernoulli"}, COLUMNS[3], "names 'town', which is neither a column that varies nor a kind"),
-        ("poisson", COLUMNS[1], "likelihood='poisson' is not understood; expected one of .*'bernoulli'.*'gaussian'"),
+        ("poison", COLUMNS[1], "likelihood='poison' is not understood; expected one of .*'bernoulli'.*'gaussian'"),
     ],
 )
 def test_what_cannot_be_scored_is_named(likelihood, column, message):

@@ -56,6 +56,11 @@ class Column:
         microseconds for dates without time); 0 where none was found.
     missing : float
         Share of missing entries at fit.
+    spikes : tuple of float
+        Values that repeat, in the data's units, the most frequent first: each that of at least 20 entries and
+        of 0.2 % of those observed, at most 128; of numeric kinds.
+    quantiles : tuple of float
+        33 quantiles at evenly spaced probabilities from 0 to 1, in the data's units, of numeric kinds.
     """
 
     name: str
@@ -71,6 +76,8 @@ class Column:
     upper: float = 0.0
     resolution: float = 0.0
     missing: float = 0.0
+    spikes: tuple[float, ...] = ()
+    quantiles: tuple[float, ...] = ()
 
     @property
     def cardinality(self) -> int:
@@ -83,17 +90,22 @@ class Column:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        state = asdict(self)
+        return {name: value for name, value in state.items() if value is not None and not _is_empty(value)}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Column:
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in state.items() if name in known}
         values["kind"] = Kind(values["kind"])
-        for name in ("levels", "categories"):
+        for name in ("levels", "categories", "spikes", "quantiles"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, tuple) and not value
 
 
 def names_of(columns: Iterable[Column]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
@@ -23,6 +24,10 @@ _MIN_ROWS = 10
 
 _DATE_STEPS = (86_400e6, 3_600e6, 60e6, 1e6, 1e3, 1.0)  # day, hour, minute, second, ms, µs
 _MAX_DECIMALS = 6
+
+_N_QUANTILES = 33
+# A value repeats if it is that of so many entries and of that share of them; only the commonest are kept.
+_SPIKE_ROWS, _SPIKE_SHARE, _MAX_SPIKES = 20, 0.002, 128
 
 
 def infer_columns(table: Table, column_kinds: Mapping[Any, str], allowed: frozenset[Kind]) -> list[Column]:
@@ -138,6 +143,8 @@ def _infer_column(
             return replace(column, levels=(_plain(facts.lower[i], role),))
         kind = override or _numeric_kind(facts, i, role, allowed)
         if kind in NUMERIC:
+            numbers = np.ascontiguousarray(table.numbers[:, i])
+            ordered = np.sort(numbers)[:n_present]  # missing ones come last
             return replace(
                 column,
                 kind=kind,
@@ -145,7 +152,9 @@ def _infer_column(
                 scale=float(facts.deviation[i]),
                 lower=float(facts.lower[i]),
                 upper=float(facts.upper[i]),
-                resolution=_resolution(table.numbers[:, i], kind, column.storage),
+                resolution=_resolution(numbers, kind, column.storage),
+                spikes=_spikes(ordered),
+                quantiles=_quantiles(ordered),
             )
     levels = _levels(table, i, declared_order=i in table.ordered or override == Kind.ORDINAL)
     if len(levels) == 1:
@@ -224,6 +233,30 @@ def _plain(number: float, role: str) -> bool | int | float:
     if role == TRUTH:
         return bool(number)
     return int(number) if number == int(number) and abs(number) < 2**53 else float(number)
+
+
+def _spikes(ordered: np.ndarray) -> tuple[float, ...]:
+    """Values that repeat among ordered entries, the most frequent first."""
+    least = math.ceil(max(_SPIKE_ROWS, _SPIKE_SHARE * len(ordered)))
+    if not (ordered[least - 1 :] == ordered[: max(0, len(ordered) - least + 1)]).any():
+        return ()
+    # Of each run of equal entries.
+    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
+    counts = np.diff(last, prepend=-1)
+    often = np.flatnonzero(counts >= least)
+    often = often[np.argsort(-counts[often], kind="stable")][:_MAX_SPIKES]
+    return tuple((ordered[last[often]] + 0.0).tolist())  # no negative zero
+
+
+def _quantiles(ordered: np.ndarray) -> tuple[float, ...]:
+    """Quantiles of ordered entries at evenly spaced probabilities, interpolated linearly."""
+    position = np.linspace(0.0, len(ordered) - 1, _N_QUANTILES)
+    below = np.floor(position).astype(np.int64)
+    low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    share = position - below
+    # A weighted mean, as the difference of two large numbers may overflow; of equal ones it may miss them.
+    between = np.where(low == high, low, low * (1 - share) + high * share)
+    return tuple(np.maximum.accumulate(between).tolist())
 
 
 def _resolution(numbers: np.ndarray, kind: Kind, storage: str) -> float:

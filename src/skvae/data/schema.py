@@ -224,8 +224,14 @@ class Schema:
                 row = next((r for r in rows if now == TEXT and not _is_number(table.array(i)[r].as_py())), rows[0])
                 raise ColumnError(
                     f"column '{column.name}' holds {PLURAL[now]} ({table.entry(i, row)}, row {row}) but was "
-                    f"{_AT_FIT[then]} at fit; mark it missing (NaN), convert it or refit"
+                    f"{self._at_fit(i)} at fit; mark it missing (NaN), convert it or refit"
                 )
+
+    def _at_fit(self, i: int) -> str:
+        """What the entries of a column were, in words."""
+        if self._roles[i] == NUMBER and self.columns[i].is_discrete:
+            return f"one of {self._contents(i)}"
+        return _AT_FIT[self._roles[i]]
 
     def _codes(self, table: Table, i: int, handle_unknown: str) -> np.ndarray:
         """Codes [n] of a discrete column, NaN where missing."""

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from narwhals.exceptions import DuplicateError
 from sklearn.utils.validation import check_array
 
+from skvae.data.source import opened
 from skvae.data.storage import PLURAL, TEXT, role_of, to_numbers
 from skvae.exceptions import ColumnError, ColumnTypeError
 
@@ -107,11 +108,11 @@ class Table:
 
 
 def read_table(X: Any, *, min_rows: int = 1, estimator: Any = None) -> Table:
-    """Read a 2-D array, a list of rows or a data frame.
+    """Read a 2-D array, a list of rows, a data frame or a file.
 
     Parameters
     ----------
-    X : array-like [n, C], pandas or polars DataFrame, or pyarrow Table
+    X : array-like [n, C], pandas or polars DataFrame, pyarrow Table, or path of a csv or parquet file
     min_rows : int
         Fewer rows are refused.
     estimator : object, optional
@@ -125,6 +126,7 @@ def read_table(X: Any, *, min_rows: int = 1, estimator: Any = None) -> Table:
         A table without rows or columns, and anything else that scikit-learn's `check_array` refuses (sparse,
         not 2-D, complex); a lazy frame.
     """
+    X = opened(X)
     try:
         frame = nw.from_native(X, pass_through=True)
     except DuplicateError:

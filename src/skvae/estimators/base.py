@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,18 +25,21 @@ from sklearn.utils.validation import (
 
 from skvae import persistence
 from skvae.data.batch import Batch
+from skvae.data.columns import Kind
 from skvae.data.schema import Schema
+from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.exceptions import ConstantColumnWarning
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
-from skvae.model.networks import network
+from skvae.model.networks import Custom, network
 from skvae.model.vae import LatentVariableModel
 from skvae.training import History, Noise, Plan, fit
 from skvae.training.engine import choose_device, threads_for
 from skvae.training.randomness import seeded_torch
+from skvae.training.selection import choose
 
 # Fewer rows than this are all needed for training.
 _MIN_ROWS_TO_SPLIT = 50
@@ -80,12 +83,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     settings_: dict[str, Any]
     model_: LatentVariableModel
     prior_: Prior
+    likelihood_: Table
     history_: History
     n_features_in_: int
     handle_unknown: str
 
     def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
         """Read X and check the names and number of its columns as scikit-learn does."""
+        X = opened(X, None if reset else self.schema_)
         if not reset:
             _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
         table = read_table(X, min_rows=min_rows, estimator=self)
@@ -118,6 +123,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
+        kinds = params["column_kinds"] or {}
+        labels = [str(name) for name, kind in kinds.items() if kind == Kind.CATEGORICAL]
+        X = opened(X, None if anew else self.schema_, text=labels)
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
@@ -125,15 +133,22 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         seed = new_seed(params["random_state"])
         if anew:
             schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
-            self._assemble(schema, settle(params, schema.modelled, table.n_rows), seed)
+            settings = settle(params, schema.modelled, table.n_rows)
+            self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
             self._continue(params, table.n_rows)
             # Each continuation draws its own noise, whatever the seed.
             seed += self.history_.info["n_steps"]
-        return _weighted(self._encode(table), weight), seed
+        rows = _weighted(self._encode(table), weight)
+        if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
+            self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
+            self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
+        return rows, seed
 
-    def _assemble(self, schema: Schema, settings: Settings, seed: int) -> None:
-        """Make the untrained model."""
+    def _assemble(
+        self, schema: Schema, settings: Settings, seed: int, chosen: Mapping[str, Likelihood] | None = None
+    ) -> None:
+        """Make the untrained model, with the likelihoods chosen for columns that are left to "auto"."""
         params = self.get_params(deep=False)
         body = MLP(settings.hidden_sizes)
         objective = resolve(Objective, params["objective"], "objective")
@@ -147,7 +162,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 decoder=network(params["decoder"], body.reversed(), "decoder"),
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
-                likelihood=Table(params["likelihood"]),
+                likelihood=Table(params["likelihood"], chosen),
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)
@@ -155,9 +170,12 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.settings_ = settings.to_dict()
         self.model_ = model.to(device).eval()
         self.prior_ = model.prior
+        self.likelihood_ = model.likelihood
+        self._decided: dict[str, Any] = {}
         self._objective = objective.to(device)
         self._noise_seed = seed
         self._optimizer_state: dict[str, Any] | None = None
+        self._saved_objective: dict[str, torch.Tensor] | None = None
         self._made_from = {name: repr(params[name]) for name in _MADE_FROM}
 
     def _continue(self, params: dict[str, Any], n_rows: int) -> None:
@@ -174,6 +192,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             max_epochs=now.max_epochs,
             batch_size=now.batch_size,
             learning_rate=now.learning_rate,
+            patience=now.patience,
         ).to_dict()
 
     def _split(self, rows: Batch) -> tuple[Batch, Batch | None]:
@@ -192,11 +211,16 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch_size=self.settings_["batch_size"],
             learning_rate=self.settings_["learning_rate"],
             decay=decay,
-            patience=params["patience"],
+            patience=self.settings_["patience"],
             masking=self.settings_["masking"],
             compile=params["compile"],
             verbose=params["verbose"],
         )
+        if self._saved_objective is not None:  # of a loaded model, whose objective meets its first rows here
+            with torch.no_grad(), seeded_torch(seed):
+                self._objective.prepare(self.model_, train)
+            self._objective.load_state_dict(self._saved_objective)
+            self._saved_objective = None
         # Without a history the estimator is not fitted: half-trained weights answer nothing.
         before = self.__dict__.pop("history_", None)
         history, self._optimizer_state = fit(
@@ -208,8 +232,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             Noise(seed, self._device),
             column_names=[column.name for column in self.schema_.modelled],
             callbacks=params["callbacks"] or (),
+            anew=before is None,
             optimizer_state=self._optimizer_state,
         )
+        history.info |= self._decided
         self.history_ = history if before is None else _joined(before, history)
 
     @contextlib.contextmanager
@@ -229,13 +255,13 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     @property
     def encoder_(self) -> Any:
-        """The trained encoder network."""
-        return self.model_.encoder
+        """The trained encoder network; the copy of your own module, where you gave one."""
+        return _unwrapped(self.model_.encoder)
 
     @property
     def decoder_(self) -> Any:
-        """The trained decoder network."""
-        return self.model_.decoder
+        """The trained decoder network; the copy of your own module, where you gave one."""
+        return _unwrapped(self.model_.decoder)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name; with `deep`, those of components as `name__parameter`."""
@@ -276,7 +302,8 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Save the fitted estimator as a folder of JSON and safetensors; `skvae.load` reads it.
 
         The folder appears complete or not at all. No training row is stored in it, but what the columns
-        are is: their names, levels and bounds. Callbacks and a RandomState are not saved.
+        are is: their names, levels and bounds. Of parts of your own the folder has the weights and the
+        parameters, but no code: `load` asks you for their classes. Callbacks and a RandomState are not saved.
 
         Parameters
         ----------
@@ -289,10 +316,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         FileExistsError
             If `path` exists and `overwrite` is false, or is not a saved model.
         TypeError
-            If a parameter is an object of your own class, other than encoder and decoder.
+            If a parameter, or one of a part, has no form in JSON.
         """
         check_is_fitted(self)
         persistence.save(self, Path(path), overwrite=overwrite)
+
+    def _objective_tensors(self) -> dict[str, torch.Tensor]:
+        """The objective's parameters and buffers; those of a loaded model wait until it is trained further."""
+        return self._objective.state_dict() if self._saved_objective is None else self._saved_objective
 
     def _saved_state(self) -> dict[str, Any]:
         return {
@@ -300,13 +331,15 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "settings": self.settings_,
             "history": self.history_.to_dict(),
             "noise_seed": self._noise_seed,
+            "likelihood": {name: persistence.encode(part) for name, part in (self.likelihood_.chosen or {}).items()},
             "n_features_in": self.n_features_in_,
             "has_feature_names": hasattr(self, "feature_names_in_"),
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         schema = Schema.from_dict(state["schema"])
-        self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"])
+        chosen = {name: persistence.decode(part) for name, part in state.get("likelihood", {}).items()}
+        self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"], chosen)
         self.history_ = History.from_dict(state["history"])
         self.n_features_in_ = state["n_features_in"]
         if state["has_feature_names"]:
@@ -326,6 +359,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+def _unwrapped(part: Network) -> Any:
+    return part.module if isinstance(part, Custom) else part
 
 
 def new_seed(random_state: Any) -> int:
@@ -357,4 +394,4 @@ def _joined(before: History, after: History) -> History:
         "best_epoch": after.info["best_epoch"] + last["epoch"],
         "n_steps": after.info["n_steps"] + done,
     }
-    return History([*before.epochs, *epochs], after.info | totals)
+    return History([*before.epochs, *epochs], before.info | after.info | totals)

@@ -17,6 +17,9 @@ QUALITIES = ("fast", "default", "high")
 
 # Optimiser steps and width of the hidden layers.
 _STEPS = {"fast": 3_000, "default": 10_000, "high": 40_000}
+# Share of the planned steps that training goes on without a better bound, and, without early stopping, the steps
+# that a small table gets (chosen by cross-validation on wine, iris, diabetes and breast cancer).
+_PATIENCE, _FEWEST_STEPS, _STEPS_PER_ROW = 0.1, 1_500, 8
 _WIDTH = {"fast": 128, "default": 256, "high": 512}
 
 
@@ -29,6 +32,7 @@ class Settings:
     max_epochs: int
     batch_size: int
     learning_rate: float
+    patience: int
     masking: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,12 +63,17 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
     batch_size = int(auto("batch_size", min(256, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
     steps_per_epoch = max(1, n_rows // batch_size)
     is_linear = hidden_sizes == () and params["encoder"] is None and params["decoder"] is None
+    n_steps = _STEPS[quality]
+    if not params["early_stopping"] and not is_linear:
+        # Nothing then stops a small table from being learned by heart.
+        n_steps = min(n_steps, max(_FEWEST_STEPS, _STEPS_PER_ROW * n_rows))
     return Settings(
         latent_dim=int(auto("latent_dim", min(32, max(2, math.ceil(n_features / 2))))),
         hidden_sizes=hidden_sizes,
-        max_epochs=int(auto("max_epochs", min(2_000, max(20, _STEPS[quality] // steps_per_epoch)))),
+        max_epochs=int(auto("max_epochs", min(2_000, max(20, n_steps // steps_per_epoch)))),
         batch_size=batch_size,
         learning_rate=float(auto("learning_rate", 1e-2 if is_linear else 2e-3)),
+        patience=int(auto("patience", max(20, math.ceil(_PATIENCE * _STEPS[quality] / steps_per_epoch)))),
         # A linear encoder cannot answer for every subset of columns at once.
         masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.5)),
     )
@@ -83,7 +92,7 @@ def check_parameters(params: dict[str, Any]) -> None:
     _check(params, "learning_rate", lambda v: _is_number(v) and 0 < v < math.inf, "'auto' or a number > 0")
     _check(params, "masking", lambda v: _is_number(v) and 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
     _check(params, "validation_fraction", lambda v: _is_number(v) and 0 < v < 1, "a share of rows in (0, 1)")
-    _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "a whole number ≥ 1")
+    _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
     _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
     _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
     _check(params, "compile", lambda v: isinstance(v, bool), "True, False or 'auto'")

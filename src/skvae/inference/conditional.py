@@ -24,7 +24,7 @@ def conditional_centre(model: LatentVariableModel, prior: Prior, rows: Batch, ep
         Standard normal noise, the same for all rows.
     """
     centres = []
-    for piece in rows.chunks(rows_at_once(model, len(eps))):
+    for piece in rows.chunks(rows_at_once(model, len(eps), prior)):
         z, log_w = log_weights(model, prior, piece, eps)
         centres.append(model.decode(z).centre(log_w.softmax(0)))
     return torch.cat(centres)
@@ -46,7 +46,7 @@ def conditional_draws(
     # All at once and row after row, so that what a row draws does not depend on how many are done together.
     u = open_uniform((len(rows), n_draws, 1 + model.n_columns), stream)  # [n, M, 1 + C]
     draws = []
-    for piece in rows.chunks(rows_at_once(model, len(eps))):
+    for piece in rows.chunks(rows_at_once(model, len(eps), prior)):
         z, log_w = log_weights(model, prior, piece, eps)  # [K, B, D], [K, B]
         own = u[piece.index]  # [B, M, 1 + C]
         cumulative = log_w.softmax(0).T.cumsum(1)  # [B, K]

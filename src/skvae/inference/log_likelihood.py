@@ -12,7 +12,7 @@ from skvae.data.batch import Batch
 from skvae.model.priors import Prior, kl_divergence
 from skvae.model.vae import LatentVariableModel
 
-# Decoder outputs held at once, at most.
+# Numbers held at once for all draws and rows, at most, by the part that holds most for each.
 _MAX_ELEMENTS = 2**24
 
 
@@ -31,9 +31,11 @@ class LogLikelihood(NamedTuple):
     effective_draws: Tensor
 
 
-def rows_at_once(model: LatentVariableModel, n_draws: int) -> int:
-    """How many rows fit when each is decoded from `n_draws` latents."""
-    return max(1, _MAX_ELEMENTS // (n_draws * max(model.output.out_features, model.decoder.n_out)))
+def rows_at_once(model: LatentVariableModel, n_draws: int, prior: Prior | None = None) -> int:
+    """How many rows fit when `n_draws` latents of each are drawn, decoded and scored by the prior."""
+    prior = model.prior if prior is None else prior
+    width = max(model.output.out_features, model.decoder.n_out, model.posterior.width, prior.width)
+    return max(1, _MAX_ELEMENTS // (n_draws * width))
 
 
 @torch.no_grad()
@@ -47,9 +49,15 @@ def log_likelihood(model: LatentVariableModel, prior: Prior, rows: Batch, eps: T
     eps : Tensor [K, D]
         Standard normal noise, the same for all rows, so that the answer for a row does not depend on its
         neighbours.
+
+    Raises
+    ------
+    ValueError
+        If the posterior has no density.
     """
+    _check_density(model)
     log_p, effective = [], []
-    for piece in rows.chunks(rows_at_once(model, len(eps))):
+    for piece in rows.chunks(rows_at_once(model, len(eps), prior)):
         log_w = log_weights(model, prior, piece, eps)[1]  # [K, B]
         log_p.append(log_w.logsumexp(0) - math.log(len(eps)))
         effective.append(1 / log_w.softmax(0).square().sum(0))
@@ -57,7 +65,10 @@ def log_likelihood(model: LatentVariableModel, prior: Prior, rows: Batch, eps: T
 
 
 def log_weights(model: LatentVariableModel, prior: Prior, rows: Batch, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents z [K, B, D] drawn from q(z|x) with shared noise `eps` [K, D], and log p(x, z)/q(z|x) [K, B]."""
+    """Latents z [K, B, D] drawn from q(z|x) with shared noise `eps` [K, D], and log p(x, z)/q(z|x) [K, B].
+
+    Of a posterior without a density all draws are alike, and so are their weights, log p(x, z).
+    """
     terms = model(rows, eps.unsqueeze(1), prior=prior)
     return terms.z, terms.log_p.total() - terms.log_q.total()
 
@@ -68,7 +79,13 @@ def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor) -> Tensor:
 
     The KL term is exact where a closed form exists; the rest is averaged over the draws in `eps` [S, D],
     shared by all rows.
+
+    Raises
+    ------
+    ValueError
+        If the posterior has no density.
     """
+    _check_density(model)
     bounds = []
     for piece in rows.chunks(rows_at_once(model, len(eps))):
         terms = model(piece, eps.unsqueeze(1))
@@ -78,6 +95,14 @@ def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor) -> Tensor:
         else:
             bounds.append(terms.log_p["x"].mean(0) - kl.sum(-1))
     return torch.cat(bounds)
+
+
+def _check_density(model: LatentVariableModel) -> None:
+    if not model.posterior.has_density:
+        raise ValueError(
+            f"posterior={model.posterior.alias!r} has no density q(z|x), so that neither log p(x) nor a lower bound "
+            "can be estimated; fit with posterior='diagonal'"
+        )
 
 
 @torch.no_grad()

@@ -1,30 +1,87 @@
 """The mathematics: networks, likelihoods, posteriors, priors, objectives."""
 
 from skvae.model.component import Component
-from skvae.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Table
+from skvae.model.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    DiscretisedLogistic,
+    Gaussian,
+    Likelihood,
+    LogNormal,
+    MixtureOfGaussians,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    QuantileNormal,
+    Spikes,
+    StudentT,
+    Table,
+)
 from skvae.model.networks import MLP, Network, ResidualMLP
-from skvae.model.objectives import ELBO, Losses, Objective
-from skvae.model.posteriors import DiagonalNormal, Posterior
-from skvae.model.priors import Prior, StandardNormal
+from skvae.model.objectives import (
+    DIPVAE,
+    ELBO,
+    GECO,
+    IWAE,
+    MMD,
+    RAE,
+    BetaTCVAE,
+    FactorVAE,
+    Losses,
+    Objective,
+    Penalty,
+    Regulariser,
+    Sum,
+)
+from skvae.model.posteriors import Deterministic, DiagonalNormal, FlowPosterior, FullNormal, Posterior
+from skvae.model.priors import ConditionalNormal, FlowPrior, GaussianMixture, Prior, StandardNormal, VampPrior
 from skvae.model.vae import LatentVariableModel, Terms
 
 __all__ = [
+    "DIPVAE",
     "ELBO",
+    "GECO",
+    "IWAE",
     "MLP",
+    "MMD",
+    "RAE",
     "Bernoulli",
+    "Beta",
+    "BetaTCVAE",
     "Categorical",
     "Component",
+    "ConditionalNormal",
+    "Deterministic",
     "DiagonalNormal",
+    "DiscretisedLogistic",
+    "FactorVAE",
+    "FlowPosterior",
+    "FlowPrior",
+    "FullNormal",
     "Gaussian",
+    "GaussianMixture",
     "LatentVariableModel",
     "Likelihood",
+    "LogNormal",
     "Losses",
+    "MixtureOfGaussians",
+    "NegativeBinomial",
     "Network",
     "Objective",
+    "Ordinal",
+    "Penalty",
+    "Poisson",
     "Posterior",
     "Prior",
+    "QuantileNormal",
+    "Regulariser",
     "ResidualMLP",
+    "Spikes",
     "StandardNormal",
+    "StudentT",
+    "Sum",
     "Table",
     "Terms",
+    "VampPrior",
 ]

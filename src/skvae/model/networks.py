@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae.data.columns import Column, Kind
+from skvae.model.checks import check_share, check_sizes, check_whole
 from skvae.model.component import Component, copied, resolve
 
 ACTIVATIONS = {
@@ -19,6 +20,14 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
+}
+
+
+# What a user's own module is given.
+_RECEIVED = {
+    "encoder": "the features of an embedded row (one per column, two where entries may be missing or are hidden by "
+    "`masking`, and eight per column of categories: `model_.embedding.n_out` of an estimator fitted without it)",
+    "decoder": "the latents (latent_dim)",
 }
 
 
@@ -63,6 +72,8 @@ class MLP(Network):
         self.dropout = dropout
 
     def bind(self, n_in: int) -> MLP:
+        check_sizes(self, "hidden_sizes")
+        check_share(self, "dropout")
         layers: list[nn.Module] = []
         for width in self.hidden_sizes:
             layers += [nn.Linear(n_in, width), _activation(self.activation)]
@@ -107,6 +118,9 @@ class ResidualMLP(Network):
         self.dropout = dropout
 
     def bind(self, n_in: int) -> ResidualMLP:
+        check_whole(self, "width", 1)
+        check_whole(self, "n_blocks", 0)
+        check_share(self, "dropout")
         self.first = nn.Linear(n_in, self.width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -130,11 +144,20 @@ class ResidualMLP(Network):
 
 
 class Custom(Network):
-    """The user's own module, which maps [n, n_in] to [n, n_out]; a copy is trained, from its own weights."""
+    """The user's own module, which maps [n, n_in] to [n, n_out]; a copy is trained, from its own weights.
 
-    def __init__(self, module: nn.Module) -> None:
+    Parameters
+    ----------
+    module : Module
+    role : {"encoder", "decoder"}
+        What it is for, and so what `n_in` counts: for an encoder the features of an embedded row (see
+        `Embedding`), which a fitted estimator has as `model_.embedding.n_out`; for a decoder the latents.
+    """
+
+    def __init__(self, module: nn.Module, role: str = "encoder") -> None:
         super().__init__()
         self.module = module
+        self.role = role
 
     def bind(self, n_in: int) -> Custom:
         was_training = self.module.training
@@ -144,14 +167,16 @@ class Custom(Network):
                 out = self.module(torch.zeros(2, n_in))
         except Exception as error:
             raise ValueError(
-                f"{type(self.module).__name__} does not accept an input of shape [n, {n_in}]: {error}"
+                f"{self.role} {type(self.module).__name__} does not accept an input of shape [n, {n_in}], "
+                f"{_RECEIVED[self.role]}: {error}"
             ) from error
         finally:
             self.module.train(was_training)
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
-                f"{type(self.module).__name__} maps an input of shape [2, {n_in}] to {shape}; expected [2, hidden]"
+                f"{self.role} {type(self.module).__name__} maps an input of shape [2, {n_in}] to {shape}; "
+                "expected [2, hidden]"
             )
         self.n_out = out.shape[1]
         return self
@@ -165,7 +190,7 @@ def network(value: Any, default: Network, name: str) -> Network:
     if value is None:
         return default
     if isinstance(value, nn.Module) and not isinstance(value, Network):
-        return Custom(copied(value))
+        return Custom(copied(value), name)
     return resolve(Network, value, name)
 
 
@@ -183,6 +208,11 @@ class Embedding(nn.Module):
         Whether rows with missing or hidden entries are to be expected.
     size : int
         Length of the vectors.
+
+    Attributes
+    ----------
+    n_out : int
+        Number of features: one per column that is not embedded, two with `masks`, and `size` per embedded one.
     """
 
     offset: Tensor
@@ -215,19 +245,19 @@ class Embedding(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         only_dense = self.embedded.numel() == 0
-        x = values if only_dense else values[:, self.dense]  # [n, dense]
+        x = values if only_dense else values.index_select(1, self.dense)  # [n, dense]
         if self.rescales:
             x = (x - self.offset) * self.factor
         if mask is not None:
-            shown = (mask if only_dense else mask[:, self.dense]).to(x.dtype)
+            shown = (mask if only_dense else mask.index_select(1, self.dense)).to(x.dtype)
             x = x * shown
         features = [x]
         if self.masks:
             features.append(torch.ones_like(x) if mask is None else shown)
         if not only_dense:
-            level = values[:, self.embedded].long() + self.first_level  # [n, embedded]
+            level = values.index_select(1, self.embedded).long() + self.first_level  # [n, embedded]
             if mask is not None:
-                level = torch.where(mask[:, self.embedded], level, self.missing_level)
+                level = torch.where(mask.index_select(1, self.embedded), level, self.missing_level)
             features.append(self.vectors(level).flatten(1))
         return features[0] if len(features) == 1 else torch.cat(features, dim=1)
 

@@ -13,7 +13,7 @@ from skvae.data.batch import Batch
 from skvae.data.columns import Column
 from skvae.model.likelihoods import Distribution, Table
 from skvae.model.networks import Embedding, Network
-from skvae.model.posteriors import NormalPosterior, Posterior
+from skvae.model.posteriors import Posterior, PosteriorDistribution
 from skvae.model.priors import Prior, kl_divergence
 
 
@@ -39,7 +39,7 @@ class Factors(Mapping[str, Tensor]):
         return len(self._makers)
 
     def total(self) -> Tensor:
-        """Sum of all factors, [S, B]."""
+        """Sum of all factors, [S, B]; 0 if there are none."""
         return sum(self.values())  # type: ignore[return-value]
 
 
@@ -49,28 +49,29 @@ class Terms:
     Attributes
     ----------
     z : Tensor [S, B, D]
-    posterior : q(z|x) of the rows
+    posterior : PosteriorDistribution
+        q(z|x) of the rows.
     prior : Prior
     distribution : Distribution
         p(x | z).
     batch : Batch
     progress : Tensor, scalar
         Share of the planned training steps that is done.
-    prior_eps : Tensor [n, D] or None
+    prior_eps : Tensor [n, prior.n_noise] or None
         Noise for as many draws from the prior as the objective asked for.
     log_p_columns : Tensor [S, B, C]
         log p(x_c | z), 0 for entries not seen.
     log_p, log_q, log_q_detached : Factors
         Factors of the joint density and of the posterior, [S, B]; the last with the posterior's parameters
-        detached.
+        detached. A posterior without a density has none.
     kl : Tensor [B, D] or None
-        Closed-form KL(q ‖ p) per dimension, where one exists.
+        Closed-form KL(q ‖ p) per dimension, where one exists (see `kl_divergence`).
     """
 
     def __init__(
         self,
         z: Tensor,
-        posterior: NormalPosterior,
+        posterior: PosteriorDistribution,
         prior: Prior,
         distribution: Distribution,
         batch: Batch,
@@ -92,8 +93,10 @@ class Terms:
         columns = Factors(x=lambda: _observed_log_prob(distribution, batch))
         self._columns = columns
         self.log_p = Factors(x=lambda: columns["x"].sum(-1), z=lambda: prior.log_prob(z, context))
-        self.log_q = Factors(z=lambda: posterior.log_prob(z))
-        self.log_q_detached = Factors(z=lambda: posterior.detach().log_prob(z))
+        self.log_q, self.log_q_detached = Factors(), Factors()
+        if posterior.has_density:
+            self.log_q = Factors(z=lambda: posterior.log_prob(z))
+            self.log_q_detached = Factors(z=lambda: posterior.detach().log_prob(z))
 
     @property
     def weight(self) -> Tensor | None:
@@ -155,7 +158,7 @@ class LatentVariableModel(nn.Module):
         self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
         self.prior.attach(self)
 
-    def encode(self, batch: Batch, context: Tensor | None = None) -> NormalPosterior:
+    def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(z|x) of each row."""
         features = self.embedding(batch.values, batch.mask)  # [B, features]
         if context is not None:

@@ -23,7 +23,7 @@ _THREADED_WORK = 5e7
 # Steps timed before it is decided whether to compile.
 _TIMED_STEPS = 100
 # Seconds that compiling may cost, and the share of the remaining time that it then saves.
-_COMPILE_COST, _COMPILE_GAIN = 25.0, 0.25
+_COMPILE_COST, _COMPILE_GAIN = 40.0, 0.1
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -131,6 +131,7 @@ class Optimizer:
         """A copy of all weights, and of the buffers: the user's own networks may normalise over batches."""
         return [tensor.clone() for tensor in (self.flat, *self.buffers)]
 
+    @torch.no_grad()
     def restore(self, snapshot: list[Tensor]) -> None:
         """Go back to a snapshot."""
         for tensor, saved in zip((self.flat, *self.buffers), snapshot, strict=True):
@@ -283,6 +284,7 @@ class Steps:
 
         recording = self._recording
         now = differentiate(self._losses) if recording is None else lambda: recording(*inputs.tensors())
+        before = self.optimizer.snapshot()  # of buffers, which some parts change at every step
         try:
             candidate = torch.compile(self._compute, dynamic=False)
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # dropout, in the trial
@@ -291,6 +293,8 @@ class Steps:
         except Exception as error:  # whatever the compiler's toolchain raises: eager gives the same numbers
             self.compiled = f"no: {type(error).__name__}: {error}".splitlines()[0][:200]
             return
+        finally:
+            self.optimizer.restore(before)
         if gain <= 1.0 and self._compile is not True:
             self.compiled = "no: tried, and not faster"
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from skvae.model.vae import LatentVariableModel
 from skvae.training.engine import Inputs, Steps, threads_for
 from skvae.training.history import History, Tally, summed
 from skvae.training.progress import Progress
-from skvae.training.randomness import Noise, random_mask, seeded_torch
+from skvae.training.randomness import Noise, open_uniform, random_mask, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
 Callback = Callable[[History, nn.Module], Any]
@@ -98,7 +99,10 @@ def fit(
         with torch.no_grad():
             if anew:
                 model.prior.prepare(train)
+            learned = copy.deepcopy(objective.state_dict())
             objective.prepare(model, train)
+            if not anew:
+                objective.load_state_dict(learned)
         held_out = None if validation is None else _freeze(validation, model, objective, plan, noise)
         n_weights = sum(p.numel() for p in model.parameters())
         n_threads = stack.enter_context(threads_for(batch_size * objective.n_draws * n_weights))
@@ -174,12 +178,18 @@ def _epoch(
     batch_size = min(plan.batch_size, len(train))
     order = torch.randperm(len(train), generator=stream, device=device)
     for done, rows in zip(progress, order.split(batch_size), strict=False):
-        batch = train.rows(rows)
-        if plan.masking:
-            batch = batch.hide(random_mask((batch_size, model.n_columns), stream, plan.masking))
+        batch = _as_seen(train.rows(rows), model, plan, stream)
         shape = (objective.n_draws, batch_size, model.latent_dim)
         eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
         yield Inputs(batch, eps, done, _prior_noise(model, objective, stream))
+
+
+def _as_seen(rows: Batch, model: LatentVariableModel, plan: Plan, stream: torch.Generator) -> Batch:
+    """The rows as a step takes them: with values drawn, where they are probabilities, and entries hidden."""
+    shape = (len(rows), model.n_columns)
+    if model.likelihood.draws_values:
+        rows = replace(rows, values=model.likelihood.observe(rows.values, open_uniform(shape, stream)))
+    return rows.hide(random_mask(shape, stream, plan.masking)) if plan.masking else rows
 
 
 def _prior_noise(model: LatentVariableModel, objective: Objective, stream: torch.Generator) -> Tensor | None:
@@ -194,8 +204,7 @@ def _freeze(
     """Validation rows with masks and noise that stay the same for all epochs."""
     stream = noise.stream("validation")
     device = validation.values.device
-    if plan.masking:
-        validation = validation.hide(random_mask((len(validation), model.n_columns), stream, plan.masking))
+    validation = _as_seen(validation, model, plan, stream)
     shape = (len(validation), objective.n_draws, model.latent_dim)
     eps = torch.randn(shape, generator=stream, device=device).transpose(0, 1)  # [S, n, D]
     return validation, eps, _prior_noise(model, objective, stream)

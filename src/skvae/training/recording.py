@@ -81,7 +81,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = function(*args, **kwargs)
-        if not _DEPENDS_ON_DATA.isdisjoint(function.tags):
+        if not (_DEPENDS_ON_DATA.isdisjoint(function.tags) or _looks_up(function, args)):
             raise NotRecordable(f"{function} depends on the values of the data")
         inputs = self._memory(args) | self._memory(tuple(kwargs.values()))
         outputs = self._memory(out)
@@ -180,6 +180,11 @@ class Recording:
             function(*args, **kwargs)
         for target, source in self._copies:
             target.copy_(source)
+
+
+def _looks_up(function: Any, args: tuple[Any, ...]) -> bool:
+    """Whether this is x[i] with whole numbers, whose result has the same shape for whatever numbers."""
+    return function is torch.ops.aten.index.Tensor and all(i is None or i.dtype != torch.bool for i in args[1])
 
 
 def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:

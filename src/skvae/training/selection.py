@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +12,38 @@ from torch import Tensor, nn
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
 from skvae.model.likelihoods import (
-    Categorical,
     DiscretisedLogistic,
     Distribution,
     Likelihood,
+    LogNormal,
+    MixtureOfGaussians,
     NegativeBinomial,
     Ordinal,
     Poisson,
+    QuantileNormal,
+    Spikes,
+    StudentT,
     Table,
 )
 from skvae.model.likelihoods.table import default_likelihood
 from skvae.model.networks import MLP, Embedding
 from skvae.training.engine import Optimizer, threads_for
-from skvae.training.randomness import Noise, random_mask, seeded_torch
+from skvae.training.randomness import Noise, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
-# Below so many rows the noise of the comparison decides, above so many columns the probe takes too long.
+# Below so many rows the noise of the comparison would decide; above so many columns the probe would take long.
 _MIN_ROWS, _MAX_COLUMNS = 300, 100
-_HELD_OUT_SHARE, _MAX_HELD_OUT = 0.2, 4096
-_N_STEPS, _N_EPOCHS, _BATCH_SIZE = 600, 40, 256
-_WIDTH, _LEARNING_RATE, _MAX_NORM = 128, 5e-3, 1e3
-_ROWS_AT_ONCE = 1024
+_HELD_OUT_SHARE, _N_STEPS, _N_EPOCHS = 0.2, 300, 40
+# Rows per step and held out: so many for up to 100 columns times candidates, then fewer, down to a quarter.
+_BATCH_SIZE, _MAX_HELD_OUT, _FULL_WIDTH = 256, 2048, 100
+_WIDTH, _LEARNING_RATE, _MAX_NORM = 128, 1e-2, 1e3
+# Of the entries of a row an eighth is hidden at a time, or one: latents know most of a row.
+_N_FOLDS = 8
+# Nats per entry that are not worth another likelihood.
+_MIN_LEAD = 0.02
+# Rows on which the gaps between neighbouring values are taken.
+_GAP_ROWS = 10_000
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -43,36 +54,50 @@ class Choice:
     ----------
     likelihood : Likelihood
     gain : float
-        Nats per entry that it is better by than the default of the column's kind, held out.
+        Nats per held-out entry by which it is better than the default of the column's kind.
     """
 
     likelihood: Likelihood
     gain: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"likelihood": repr(self.likelihood), "gain": self.gain}
 
 
 def candidates(column: Column) -> list[Likelihood]:
     """The likelihoods that come into question for a column, the simplest first."""
     default = default_likelihood(column.kind)
     if column.kind == Kind.ORDINAL:
-        return [Ordinal(), Categorical()]
+        return [Ordinal(), default]
+    found: list[Likelihood] = [default]
     if column.kind == Kind.INTEGER:
-        found: list[Likelihood] = [default]
-        # Whatever the rates, counts vary at least as much as Poisson counts of their mean.
-        if column.lower >= 0 and column.scale**2 >= 0.7 * column.offset:
-            found += [Poisson(), NegativeBinomial()]
-        return [*found, DiscretisedLogistic(n_components=5)]
-    return [default]
+        # Whatever their rates, counts vary at least as much as Poisson counts of the same mean; where they vary
+        # much more, the rates would have to explain it all. Large counts are as good as continuous.
+        dispersion = column.scale**2 / column.offset if column.lower >= 0 else 0.0
+        if 0.7 <= dispersion <= 10:
+            found.append(Poisson())
+        if dispersion >= 0.7 and column.offset <= 1000:
+            found.append(NegativeBinomial())
+        found.append(DiscretisedLogistic(n_components=5))
+        return [*found, Spikes()] if column.spikes else found
+    if column.kind in (Kind.CONTINUOUS, Kind.DATE):
+        found.append(StudentT())
+        if column.lower > 0 and column.kind == Kind.CONTINUOUS:
+            found.append(LogNormal())
+        found += [QuantileNormal(), MixtureOfGaussians()]
+        return [*found, Spikes(), Spikes(rest=MixtureOfGaussians())] if column.spikes else found
+    return found
 
 
 def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int) -> dict[str, Choice]:
-    """The best likelihood of each undecided column by what a small probe makes of it.
+    """The likelihood of each undecided column by which a small probe predicts it best.
 
-    The probe is one network for all columns and candidates: it sees a part of the entries of a row and predicts
-    the others, by each candidate at once. Candidates are compared on rows held out from it, by the probability of
-    what a rounded entry stands for (see `Distribution.log_cell_prob`), which unlike a density cannot grow without
-    bound; of those within one standard error of the best the simplest is taken (Breiman, Friedman, Olshen & Stone
-    1984, section 3.4.3). Where no resolution is known, a cell is as wide as the median gap between neighbouring
-    values.
+    The probe is one network for all columns and candidates: it sees three quarters of the entries of a row and
+    predicts the others, by every candidate at once. On rows held out from it the candidates are compared by the
+    probability of what a rounded entry stands for (`Distribution.log_cell_prob`), which unlike a density cannot
+    grow without bound; where no resolution is known, that is the median gap between neighbouring values. Of the
+    candidates within one standard error of the best, or 0.02 nats, the simplest is taken (Breiman, Friedman,
+    Olshen & Stone 1984, section 3.4.3).
 
     Parameters
     ----------
@@ -85,27 +110,32 @@ def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, 
     Returns
     -------
     dict of column name to Choice
-        Of the columns that have more than one candidate; of none if there are fewer than 300 rows or more than
-        100 such columns.
+        Of the columns for which there is more than one candidate; of none, if there are fewer than 300 rows or
+        more than 100 such columns.
     """
     wanted = {column.name for column in undecided}
     open_to = {j: found for j, c in enumerate(columns) if c.name in wanted and len(found := candidates(c)) > 1}
     if not open_to or len(open_to) > _MAX_COLUMNS or len(rows) < _MIN_ROWS:
         return {}
+    thinning = min(4.0, max(1.0, sum(map(len, open_to.values())) / _FULL_WIDTH))
+    batch_size = min(round(_BATCH_SIZE / thinning), round((1 - _HELD_OUT_SHARE) * len(rows)) // 8)
+    n_held_out = min(round(_MAX_HELD_OUT / thinning), round(_HELD_OUT_SHARE * len(rows)))
     noise = Noise(seed, rows.values.device)
-    order = torch.randperm(len(rows), generator=noise.stream("candidates"), device=rows.values.device)
-    n_held_out = min(round(_HELD_OUT_SHARE * len(rows)), _MAX_HELD_OUT)
+    order = torch.randperm(len(rows), generator=noise.stream("probe rows"), device=noise.device)
+    held_out, train = order[:n_held_out], order[n_held_out:][: _N_STEPS * batch_size]
+    half = _half_cells(columns, rows.rows(order[:_GAP_ROWS]))
     with seeded_torch(seed):
-        probe = Probe(columns, open_to).to(rows.values.device)
-    _train(probe, rows.rows(order[n_held_out:]), noise)
-    half = _half_cells(columns, rows)
-    log_p, weight = _held_out(probe, rows.rows(order[:n_held_out]), half, noise)  # [n, V] each
+        probe = Probe(columns, open_to).to(noise.device)
+    with threads_for(batch_size * sum(p.numel() for p in probe.parameters())):
+        _train(probe, rows.rows(train), batch_size, noise)
+        log_p, weight = _score(probe, rows.rows(held_out), half, noise)  # [n, V] each
     chosen, start = {}, 0
     for position, found in open_to.items():
         own = slice(start, start + len(found))
         start = own.stop
-        best, gain = _simplest(log_p[:, own], weight[:, own.start])
-        chosen[columns[position].name] = Choice(found[best], gain)
+        simplest, mean = _simplest(log_p[:, own], weight[:, own.start])
+        default = [repr(part) for part in found].index(repr(default_likelihood(columns[position].kind)))
+        chosen[columns[position].name] = Choice(found[simplest], float(mean[simplest] - mean[default]))
     return chosen
 
 
@@ -116,7 +146,7 @@ class Probe(nn.Module):
     ----------
     columns : sequence of Column
     open_to : dict of position to list of Likelihood
-        The candidates of some columns.
+        The candidates of some of the columns.
 
     Attributes
     ----------
@@ -128,82 +158,78 @@ class Probe(nn.Module):
 
     def __init__(self, columns: Sequence[Column], open_to: dict[int, list[Likelihood]]) -> None:
         super().__init__()
-        positions = [j for j, found in open_to.items() for _ in found]
-        # As many columns as candidates, so that a Table computes those of a kind together.
-        copies = [replace(columns[j], name=str(k)) for k, j in enumerate(positions)]
-        likelihoods = [likelihood for found in open_to.values() for likelihood in found]
-        by_copy = {copy.name: likelihood for copy, likelihood in zip(copies, likelihoods, strict=True)}
-        self.register_buffer("positions", torch.tensor(positions), persistent=False)
+        pairs = [(j, part) for j, found in open_to.items() for part in found]
+        # As many copies of a column as it has candidates, so that a Table computes those that are alike together.
+        copies = [replace(columns[j], name=str(k)) for k, (j, _) in enumerate(pairs)]
         self.embedding = Embedding(columns, masks=True)
         self.body = MLP((_WIDTH,)).bind(self.embedding.n_out)
-        self.likelihood = Table(by_copy).bind(copies)
+        self.likelihood = Table({str(k): part for k, (_, part) in enumerate(pairs)}).bind(copies)
         self.output = nn.Linear(_WIDTH, self.likelihood.n_params)
+        self.register_buffer("positions", torch.tensor([j for j, _ in pairs]), persistent=False)
 
-    def forward(self, values: Tensor, seen: Tensor) -> Distribution:
-        """Distributions [1, B, V] of rows [B, C] given what is seen of them."""
-        return self.likelihood(self.output(self.body(self.embedding(values, seen))).unsqueeze(0))
+    def forward(self, rows: Batch) -> Distribution:
+        """Distributions [1, B, V] of the entries of rows, given what is seen of them."""
+        return self.likelihood(self.output(self.body(self.embedding(rows.values, rows.seen))).unsqueeze(0))
+
+    def hidden(self, rows: Batch) -> Tensor:
+        """Weights [B, V] of the entries that are to be predicted; 0 for those seen or missing."""
+        assert rows.seen is not None
+        hidden = ~rows.seen if rows.observed is None else rows.observed & ~rows.seen
+        weight = hidden[:, self.positions].to(rows.values.dtype)
+        return weight if rows.weight is None else weight * rows.weight.unsqueeze(1)
 
 
-def _train(probe: Probe, rows: Batch, noise: Noise) -> None:
+def _train(probe: Probe, rows: Batch, batch_size: int, noise: Noise) -> None:
     """Maximise the log-probability of hidden entries."""
-    batch_size = min(_BATCH_SIZE, len(rows) // 8)
     n_steps = min(_N_STEPS, _N_EPOCHS * len(rows) // batch_size)
-    n_columns = rows.values.shape[1]
+    shape = batch_size, rows.values.shape[1]
+    stream = noise.stream("probe steps")
     optimizer = Optimizer([probe], _MAX_NORM)
-    stream = noise.stream("probe")
-    with threads_for(batch_size * optimizer.flat.numel()):
-        for step in range(n_steps):
-            at = torch.randint(len(rows), (batch_size,), generator=stream, device=noise.device)
-            batch = rows.rows(at)
-            batch = batch.hide(random_mask((batch_size, n_columns), stream, share=1.0))
-            factor = learning_rate_factor(step, n_steps, n_steps // 20)
-            optimizer.step(_loss(probe, batch), _LEARNING_RATE * factor)
+    for step in range(n_steps):
+        batch = rows.rows(torch.randint(len(rows), shape[:1], generator=stream, device=noise.device))
+        batch = batch.hide(_folds(shape, stream) == 0)
+        log_p = probe(batch).log_prob(batch.values[:, probe.positions])[0]  # [B, V]
+        loss = -(log_p * probe.hidden(batch)).sum() / batch_size
+        optimizer.step(loss, _LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
     optimizer.release()
 
 
-def _loss(probe: Probe, batch: Batch) -> Tensor:
-    log_p = probe(batch.values, batch.seen).log_prob(batch.values[:, probe.positions])[0]  # [B, V]
-    return -(log_p * _hidden(probe, batch)).sum() / len(batch)
-
-
-def _hidden(probe: Probe, batch: Batch) -> Tensor:
-    """Weights [B, V] of the entries to be predicted, 0 for those that are seen or missing."""
-    assert batch.seen is not None
-    hidden = ~batch.seen if batch.observed is None else batch.observed & ~batch.seen
-    weight = hidden[:, probe.positions].to(batch.values.dtype)
-    return weight if batch.weight is None else weight * batch.weight.unsqueeze(1)
-
-
 @torch.no_grad()
-def _held_out(probe: Probe, rows: Batch, half: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of cells [n, V] and their weights, with fixed masks."""
-    rows = rows.hide(random_mask(tuple(rows.values.shape), noise.stream("held out"), share=1.0))
+def _score(probe: Probe, rows: Batch, half: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [n, V] of the cells of all entries, each predicted once, and the entries' weights."""
+    folds = _folds(tuple(rows.values.shape), noise.stream("probe folds"))
     log_p, weight = [], []
     for piece in rows.chunks(_ROWS_AT_ONCE):
-        distribution = probe(piece.values, piece.seen)
-        log_p.append(distribution.log_cell_prob(piece.values[:, probe.positions], half[probe.positions])[0])
-        weight.append(_hidden(probe, piece))
+        turns = [piece.hide(folds[piece.index] == fold) for fold in range(int(folds.max()) + 1)]
+        weights = torch.stack([probe.hidden(turn) for turn in turns])  # [folds, B, V]
+        x = piece.values[:, probe.positions]
+        answers = torch.cat([probe(turn).log_cell_prob(x, half[probe.positions]) for turn in turns])
+        log_p.append(torch.where(weights > 0, answers, 0.0).sum(0))
+        weight.append(weights.sum(0))
     return torch.cat(log_p).double(), torch.cat(weight).double()
 
 
-def _simplest(log_p: Tensor, weight: Tensor) -> tuple[int, float]:
-    """The first of the candidates within one standard error of the best, and its gain on the first.
+def _folds(shape: tuple[int, int], stream: torch.Generator) -> Tensor:
+    """The entries of each row dealt out at random to equal folds, [n, C]."""
+    place = torch.rand(shape, generator=stream, device=stream.device).argsort(1)
+    return place % _N_FOLDS
+
+
+def _simplest(log_p: Tensor, weight: Tensor) -> tuple[int, Tensor]:
+    """The first of the candidates that are as good as the best, and the means [K] of all.
 
     Parameters
     ----------
     log_p : Tensor [n, K]
     weight : Tensor [n]
     """
-    share = weight / weight.sum()
-    mean = (share.unsqueeze(1) * log_p).sum(0).nan_to_num(nan=-torch.inf)
-    best = int(mean.argmax())
-    for k in range(len(mean)):
-        difference = log_p[:, best] - log_p[:, k]
-        lead = float(mean[best] - mean[k])
-        error = math.sqrt(float((share.square() * (difference - lead).square()).sum()))
-        if lead <= error:
-            break
-    return k, float(mean[k] - mean[0])
+    share = (weight / weight.sum()).unsqueeze(1)
+    log_p = log_p.nan_to_num(nan=-1e6, neginf=-1e6, posinf=-1e6)
+    mean = (share * log_p).sum(0)
+    gap = log_p[:, mean.argmax()].unsqueeze(1) - log_p
+    lead = (share * gap).sum(0)
+    error = (share * (gap - lead)).square().sum(0).sqrt()
+    return int((lead <= error.clamp(min=_MIN_LEAD)).int().argmax()), mean
 
 
 def _half_cells(columns: Sequence[Column], rows: Batch) -> Tensor:
@@ -213,6 +239,7 @@ def _half_cells(columns: Sequence[Column], rows: Batch) -> Tensor:
         width = column.resolution / column.scale
         if not width and not column.is_discrete:
             values = rows.values[:, j] if rows.observed is None else rows.values[rows.observed[:, j], j]
-            width = float(values.unique().diff().median())
+            gaps = values.unique().diff()
+            width = float(gaps.median()) if len(gaps) else 0.0
         half.append(max(0.5 * width, 1e-6))
     return torch.tensor(half, device=rows.values.device)

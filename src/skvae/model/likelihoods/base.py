@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skvae.data.columns import Column, Kind, names_of
 from skvae.model.component import Component
 
+# Nodes in (-1, 1) and the logs of their weights.
+_GAUSS_LEGENDRE = [(float(x), float(np.log(w))) for x, w in zip(*np.polynomial.legendre.leggauss(8), strict=True)]
+# A difference of two cdfs in float32 is good to 1e-4 of itself from here on.
+_MIN_MASS = 1e-3
+
 
 class Distribution:
     """p(x | z) of several columns of one kind, as encoded by a Schema.
 
-    Shapes: S draws of z, B rows, C columns. Subclasses implement the five methods below.
+    Shapes: S draws of z, B rows, C columns. Subclasses implement `log_prob`, `mean`, `cdf` and `icdf`, those of
+    discrete kinds `centre` too.
+
+    Attributes
+    ----------
+    log_unit : Tensor [C] or None
+        Of a density: log of the columns' standard deviations in the data's units, which is the log-Jacobian of
+        the standardisation. None for a mass.
     """
+
+    log_unit: Tensor | None = None
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log density or mass of `values` [B, C], in nats and the units of the data, [S, B, C]."""
@@ -35,7 +50,7 @@ class Distribution:
         weights : Tensor [S, B]
             Summing to 1 over the draws.
         """
-        raise NotImplementedError
+        return (weights.unsqueeze(-1) * self.mean).sum(0)
 
     def cdf(self, values: Tensor) -> Tensor:
         """P(x ≤ value), [S, B, C]."""
@@ -44,6 +59,26 @@ class Distribution:
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile at `u` [S, B, C]; for u uniform on (0, 1), a draw."""
         raise NotImplementedError
+
+    def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
+        """log P(value − half < x ≤ value + half), [S, B, C]; of a mass, that of the value.
+
+        The probability of what a rounded entry stands for: by it densities and masses can be compared.
+
+        Parameters
+        ----------
+        values : Tensor [B, C]
+        half : Tensor [C]
+            Half the width of the columns' cells, in standardised units, > 0.
+        """
+        if self.log_unit is None:
+            return self.log_prob(values)
+        mass = self.cdf(values + half) - self.cdf(values - half)
+        # Where float32 leaves too few digits of that difference, the density is smooth over the cell, and its
+        # integral is a Gauss–Legendre sum.
+        terms = [weight + self.log_prob(values + node * half) for node, weight in _GAUSS_LEGENDRE]
+        integral = torch.stack(terms).logsumexp(0) + (self.log_unit + half.log())
+        return torch.where(mass > _MIN_MASS, mass.clamp(min=_MIN_MASS).log(), integral)
 
 
 class Likelihood(Component):
@@ -55,10 +90,16 @@ class Likelihood(Component):
         Kinds of column it can score.
     n_params : int
         Number of decoder outputs it consumes, known once bound.
+    pools : bool
+        Whether columns that are bound together share parameters.
+    draws_values : bool
+        Whether what training scores is drawn anew at each step (see `observe`).
     """
 
     kinds: frozenset[Kind]
     n_params: int
+    pools: bool = False
+    draws_values: bool = False
 
     def bind(self, columns: Sequence[Column]) -> Self:
         raise NotImplementedError
@@ -66,6 +107,10 @@ class Likelihood(Component):
     def forward(self, params: Tensor) -> Distribution:
         """Distribution for `params` [S, B, n_params]."""
         raise NotImplementedError
+
+    def observe(self, values: Tensor, u: Tensor) -> Tensor:
+        """What a training step takes as data for `values` [B, C], drawn with `u` uniform on (0, 1)."""
+        return values
 
     def groups(self, columns: Sequence[Column]) -> list[list[int]]:
         """Positions of columns that are computed together; all of them unless overridden."""

@@ -13,44 +13,97 @@ from skvae.model.likelihoods.base import Distribution, Likelihood
 
 
 class BernoulliColumns(Distribution):
-    """Codes 0 and 1, with `logits` [S, B, C]."""
+    """0 or 1, with `logits` [S, B, C]; encoded as (code − offset) / scale where those are given, [C] each."""
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
+    def __init__(self, logits: Tensor, offset: Tensor | None = None, scale: Tensor | None = None) -> None:
+        self.logits, self.offset, self.scale = logits, offset, scale
+
+    def _code(self, values: Tensor) -> Tensor:
+        if self.offset is None or self.scale is None:
+            return values
+        return (values * self.scale + self.offset).round()
+
+    def _value(self, code: Tensor) -> Tensor:
+        code = code.to(self.logits.dtype)
+        return code if self.offset is None or self.scale is None else (code - self.offset) / self.scale
 
     def log_prob(self, values: Tensor) -> Tensor:
-        return values * self.logits - F.softplus(self.logits)
+        return self._code(values) * self.logits - F.softplus(self.logits)
+
+    def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
+        return self.log_prob(values)
 
     @property
     def mean(self) -> Tensor:
-        return torch.sigmoid(self.logits)
+        return self._value(torch.sigmoid(self.logits))
 
     def centre(self, weights: Tensor) -> Tensor:
-        return ((weights.unsqueeze(-1) * self.mean).sum(0) > 0.5).to(self.logits.dtype)
+        return self._value((weights.unsqueeze(-1) * torch.sigmoid(self.logits)).sum(0) > 0.5)
 
     def cdf(self, values: Tensor) -> Tensor:
-        above_zero = torch.where(values < 1, torch.sigmoid(-self.logits), 1.0)
-        return torch.where(values < 0, 0.0, above_zero)
+        code = self._code(values)
+        above_zero = torch.where(code < 1, torch.sigmoid(-self.logits), 1.0)
+        return torch.where(code < 0, 0.0, above_zero)
 
     def icdf(self, u: Tensor) -> Tensor:
-        return (u > torch.sigmoid(-self.logits)).to(u.dtype)
+        return self._value(u > torch.sigmoid(-self.logits))
 
 
 class Bernoulli(Likelihood):
-    """Columns with two levels."""
+    """Columns with two levels, or with the probabilities of two.
+
+    Parameters
+    ----------
+    binarize : {None, "dynamic"}
+        None: the columns have two levels. "dynamic": they are numbers in [0, 1], such as grey values; each
+        training step draws 0 or 1 with that probability (Salakhutdinov & Murray 2008), and rows asked about
+        later are expected to hold 0 and 1: other values are rounded.
+    """
 
     alias = "bernoulli"
-    kinds = frozenset({Kind.BINARY})
+    offset: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, binarize: str | None = None) -> None:
         super().__init__()
+        self.binarize = binarize
+
+    @property
+    def draws_values(self) -> bool:  # type: ignore[override]
+        return self.binarize == "dynamic"
+
+    @property
+    def kinds(self) -> frozenset[Kind]:  # type: ignore[override]
+        if self.binarize not in (None, "dynamic"):
+            raise ValueError(f"Bernoulli(binarize={self.binarize!r}): expected None or 'dynamic'")
+        return frozenset({Kind.BINARY}) if self.binarize is None else frozenset({Kind.CONTINUOUS, Kind.INTEGER})
+
+    def check(self, columns: Sequence[Column]) -> None:
+        """Refuse columns of another kind, and numbers that are no probabilities."""
+        super().check(columns)
+        for column in columns if self.draws_values else ():
+            if column.lower < 0 or column.upper > 1:
+                value = column.lower if column.lower < 0 else column.upper
+                raise ValueError(
+                    f"Bernoulli(binarize='dynamic') needs values in [0, 1], but column '{column.name}' holds "
+                    f"{value:g}; divide the column by its largest value (pixels: by 255)"
+                )
 
     def bind(self, columns: Sequence[Column]) -> Bernoulli:
         self.n_params = len(columns)
+        offset = torch.tensor([column.offset for column in columns])
+        scale = torch.tensor([column.scale for column in columns])
+        self.register_buffer("offset", offset if self.draws_values else None, persistent=False)
+        self.register_buffer("scale", scale if self.draws_values else None, persistent=False)
         return self
 
+    def observe(self, values: Tensor, u: Tensor) -> Tensor:
+        if self.offset is None or self.scale is None:
+            return values
+        return ((u < values * self.scale + self.offset).to(values.dtype) - self.offset) / self.scale
+
     def forward(self, params: Tensor) -> BernoulliColumns:
-        return BernoulliColumns(params)
+        return BernoulliColumns(params, self.offset, self.scale)
 
 
 class CategoricalColumns(Distribution):
@@ -101,10 +154,7 @@ class Categorical(Likelihood):
         super().__init__()
 
     def groups(self, columns: Sequence[Column]) -> list[list[int]]:
-        by_size: dict[int, list[int]] = {}
-        for position, column in enumerate(columns):
-            by_size.setdefault((column.cardinality - 1).bit_length(), []).append(position)
-        return [by_size[size] for size in sorted(by_size)]
+        return groups_by_size(columns)
 
     def bind(self, columns: Sequence[Column]) -> Categorical:
         n_levels = torch.tensor([column.cardinality for column in columns])
@@ -117,3 +167,11 @@ class Categorical(Likelihood):
 
     def forward(self, params: Tensor) -> CategoricalColumns:
         return CategoricalColumns(params.unflatten(-1, self.shape) + self.padding)
+
+
+def groups_by_size(columns: Sequence[Column]) -> list[list[int]]:
+    """Positions of columns whose numbers of levels lie between the same powers of two."""
+    by_size: dict[int, list[int]] = {}
+    for position, column in enumerate(columns):
+        by_size.setdefault((column.cardinality - 1).bit_length(), []).append(position)
+    return [by_size[size] for size in sorted(by_size)]

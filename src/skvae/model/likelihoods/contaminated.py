@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -19,45 +18,41 @@ class Contaminated(Distribution):
     """(1 − ε) N(μ, σ²) + ε N(0, 3²), in standardised units (Tukey 1960, the contaminated normal).
 
     Where σ has become small, an entry far from μ costs a normal density (x − μ)² / 2σ² nats, without limit;
-    here it costs about −log ε, and its gradient vanishes instead of exploding.
+    here it costs about −log ε, and its gradient vanishes instead of exploding. `mean` is that of the mixture,
+    (1 − ε) μ, as are all other answers.
 
     Parameters
     ----------
     core : Normal
-        N(μ, σ²), rounded or not; the broad component is of the same type.
+        N(μ, σ²).
     share : float
         ε.
     """
 
     def __init__(self, core: Normal, share: float) -> None:
         self.core, self.share = core, share
+        self.log_unit = core.log_unit
 
     def _broad(self, like: Tensor) -> Normal:
-        broad = copy.copy(self.core)
-        broad.set(torch.zeros_like(like), like.new_full((1,), _BROAD))
-        return broad
+        return Normal(torch.zeros_like(like), like.new_full((1,), _BROAD), self.core.log_unit)
+
+    def _mix(self, core: Tensor, broad: Tensor) -> Tensor:
+        return torch.logaddexp(core + math.log1p(-self.share), broad + math.log(self.share))
 
     def log_prob(self, values: Tensor) -> Tensor:
-        core = self.core.log_prob(values) + math.log1p(-self.share)
-        broad = self._broad(values).log_prob(values) + math.log(self.share)
-        return torch.logaddexp(core, broad)
+        return self._mix(self.core.log_prob(values), self._broad(values).log_prob(values))
+
+    def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
+        return self._mix(self.core.log_cell_prob(values, half), self._broad(values).log_cell_prob(values, half))
 
     @property
     def mean(self) -> Tensor:
         return (1 - self.share) * self.core.mean
 
-    def centre(self, weights: Tensor) -> Tensor:
-        return (1 - self.share) * self.core.centre(weights)
-
     def cdf(self, values: Tensor) -> Tensor:
         return torch.lerp(self.core.cdf(values), self._broad(values).cdf(values), self.share)
 
     def icdf(self, u: Tensor) -> Tensor:
-        broad = self._broad(u)
         # The quantile of a mixture lies between those of its components.
-        ends = torch.stack([Normal.icdf(self.core, u), Normal.icdf(broad, u)])
-
-        def cdf(x: Tensor) -> Tensor:
-            return torch.lerp(Normal.cdf(self.core, x), Normal.cdf(broad, x), self.share)
-
-        return self.core.snap(bisect(cdf, u, ends.amin(0), ends.amax(0)))
+        ends = torch.stack([self.core.icdf(u), self._broad(u).icdf(u)])
+        return bisect(self.cdf, u, ends.amin(0), ends.amax(0))

@@ -1,4 +1,4 @@
-"""The normal distribution of columns, as it is and rounded to a grid."""
+"""The normal distribution of columns."""
 
 from __future__ import annotations
 
@@ -29,13 +29,10 @@ class Normal(Distribution):
         Log of the columns' standard deviations in the data's units: the log-Jacobian of the standardisation.
     """
 
-    def __init__(self, mean: Tensor, log_scale: Tensor, log_unit: Tensor) -> None:
-        self.log_unit = log_unit
-        self.set(mean, log_scale)
+    log_unit: Tensor
 
-    def set(self, mean: Tensor, log_scale: Tensor) -> None:
-        """Take other parameters, in the same units."""
-        self._mean, self.log_scale = mean, log_scale
+    def __init__(self, mean: Tensor, log_scale: Tensor, log_unit: Tensor) -> None:
+        self._mean, self.log_scale, self.log_unit = mean, log_scale, log_unit
 
     @property
     def mean(self) -> Tensor:
@@ -52,51 +49,15 @@ class Normal(Distribution):
         squared = F.mse_loss(self._mean, values.expand_as(self._mean), reduction="none")
         return torch.addcmul(constant, squared, precision, value=-0.5)
 
-    def centre(self, weights: Tensor) -> Tensor:
-        return (weights.unsqueeze(-1) * self._mean).sum(0)
-
     def cdf(self, values: Tensor) -> Tensor:
         return torch.special.ndtr((values - self._mean) / self.scale)
 
     def icdf(self, u: Tensor) -> Tensor:
         return self._mean + self.scale * torch.special.ndtri(u)
 
-    def snap(self, values: Tensor) -> Tensor:
-        """The nearest values that can occur."""
-        return values
-
-
-class RoundedNormal(Normal):
-    """A normal variable rounded to a grid: the probability of each cell of width `cell`.
-
-    `mean` and `centre` are those of the variable before rounding.
-
-    Parameters
-    ----------
-    cell : Tensor [C]
-        Distance between neighbouring values, in standardised units.
-    origin : Tensor [C]
-        A point of the grid, in standardised units.
-    """
-
-    def __init__(self, mean: Tensor, log_scale: Tensor, cell: Tensor, origin: Tensor) -> None:
-        super().__init__(mean, log_scale, torch.zeros_like(cell))
-        self.cell, self.origin = cell, origin
-
-    def log_prob(self, values: Tensor) -> Tensor:
+    def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
         scale = self.scale
-        return _LogCellMass.apply((values - self._mean).abs() / scale, (0.5 * self.cell) / scale)[0]
-
-    def cdf(self, values: Tensor) -> Tensor:
-        # Rounded down to the grid, with some allowance for the inexactness of values that lie on it.
-        steps = torch.floor((values - self.origin) / self.cell + 0.01)
-        return super().cdf(self.origin + (steps + 0.5) * self.cell)
-
-    def icdf(self, u: Tensor) -> Tensor:
-        return self.snap(super().icdf(u))
-
-    def snap(self, values: Tensor) -> Tensor:
-        return self.origin + torch.round((values - self.origin) / self.cell) * self.cell
+        return _LogCellMass.apply((values - self._mean).abs() / scale, half / scale)[0]
 
 
 class _LogCellMass(torch.autograd.Function):

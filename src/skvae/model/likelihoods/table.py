@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from skvae.data.columns import Column, Kind
+from skvae.data.columns import Column, Kind, names_of
 from skvae.model.component import resolve
 from skvae.model.likelihoods.base import Distribution, Likelihood
 from skvae.model.likelihoods.categorical import Bernoulli, Categorical
-from skvae.model.likelihoods.continuous import Gaussian
+from skvae.model.likelihoods.continuous import default_gaussian
 
 
 def default_likelihood(kind: Kind) -> Likelihood:
@@ -21,7 +21,7 @@ def default_likelihood(kind: Kind) -> Likelihood:
         return Bernoulli()
     if kind in (Kind.CATEGORICAL, Kind.ORDINAL):
         return Categorical()
-    return Gaussian(scale="row", rounded=kind == Kind.INTEGER, outliers=1e-3)
+    return default_gaussian(kind)
 
 
 class TableDistribution(Distribution):
@@ -39,13 +39,13 @@ class TableDistribution(Distribution):
     def __init__(self, parts: Sequence[Distribution], positions: Sequence[Tensor], order: Tensor | None) -> None:
         self.parts, self.positions, self.order = parts, positions, order
 
-    def _join(self, question: Callable[..., Tensor], values: Tensor | None = None) -> Tensor:
+    def _join(self, question: Callable[..., Tensor], *entries: Tensor) -> Tensor:
         if self.order is None:
-            return question(self.parts[0]) if values is None else question(self.parts[0], values)
-        if values is None:
-            answers = [question(part) for part in self.parts]
-        else:
-            answers = [question(part, values[..., at]) for part, at in zip(self.parts, self.positions, strict=True)]
+            return question(self.parts[0], *entries)
+        answers = [
+            question(part, *(x[..., at] for x in entries))
+            for part, at in zip(self.parts, self.positions, strict=True)
+        ]
         return torch.cat(answers, dim=-1)[..., self.order]
 
     def log_prob(self, values: Tensor) -> Tensor:
@@ -57,6 +57,9 @@ class TableDistribution(Distribution):
 
     def centre(self, weights: Tensor) -> Tensor:
         return self._join(lambda part: part.centre(weights))
+
+    def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
+        return self._join(lambda part, x, h: part.log_cell_prob(x, h), values, half)
 
     def cdf(self, values: Tensor) -> Tensor:
         return self._join(lambda part, x: part.cdf(x), values)
@@ -71,31 +74,40 @@ class Table(Likelihood):
     Parameters
     ----------
     likelihood : "auto", str, Likelihood, or mapping of kind or column name to one of these
-        "auto": numeric columns are Gaussian with a predicted σ (whole numbers as probabilities of their
-        rounding cell), columns with two levels Bernoulli, others categorical. A single likelihood is used
-        for all columns; a mapping overrides "auto" for some, a column's name going before its kind.
+        "auto": what is chosen for the column; else numeric columns are Gaussian with a predicted σ (whole
+        numbers as probabilities of their rounding cell), columns with two levels Bernoulli, others
+        categorical. A single likelihood is used for all columns; a mapping overrides "auto" for some, a
+        column's name going before its kind. Columns share a σ (`Gaussian(scale="shared")`) within one entry
+        of a mapping, never across entries.
+    chosen : mapping of column name to Likelihood, optional
+        What `likelihood` leaves to "auto", where that is not by kind alone.
     """
 
     alias = "table"
     order: Tensor | None
 
-    def __init__(self, likelihood: Any = "auto") -> None:
+    def __init__(self, likelihood: Any = "auto", chosen: Mapping[str, Likelihood] | None = None) -> None:
         super().__init__()
         self.likelihood = likelihood
+        self.chosen = chosen
+        self._by_likelihood: dict[str, list[Column]] = {}
 
     @property
     def kinds(self) -> frozenset[Kind]:  # type: ignore[override]
-        if isinstance(self.likelihood, Mapping) or self.likelihood == "auto":
+        if isinstance(self.likelihood, Mapping) or _is_auto(self.likelihood):
             return frozenset(Kind)
         return resolve(Likelihood, self.likelihood, "likelihood").kinds
 
-    def _choose(self, column: Column) -> Likelihood:
-        choice = self.likelihood
-        if isinstance(choice, Mapping):
-            choice = choice.get(column.name, choice.get(str(column.kind), "auto"))
-        if isinstance(choice, str) and choice == "auto":
-            return default_likelihood(column.kind)
-        return resolve(Likelihood, choice, "likelihood")
+    def _asked(self, column: Column) -> tuple[Any, Any]:
+        """What `likelihood` says of a column, and the key of the mapping that says so."""
+        if not isinstance(self.likelihood, Mapping):
+            return self.likelihood, None
+        key = next((key for key in (column.name, str(column.kind)) if key in self.likelihood), None)
+        return ("auto" if key is None else self.likelihood[key]), key
+
+    def undecided(self, columns: Sequence[Column]) -> list[Column]:
+        """The columns that `likelihood` leaves to "auto"."""
+        return [column for column in columns if _is_auto(self._asked(column)[0])]
 
     def bind(self, columns: Sequence[Column]) -> Table:
         if isinstance(self.likelihood, Mapping):
@@ -103,10 +115,19 @@ class Table(Likelihood):
             for key in self.likelihood:
                 if key not in known:
                     raise ValueError(f"likelihood names '{key}', which is neither a column that varies nor a kind")
-        alike: dict[str, tuple[Likelihood, list[int]]] = {}
+        chosen = self.chosen or {}
+        alike: dict[tuple[str, Any], tuple[Likelihood, list[int]]] = {}
+        self._by_likelihood = {}
         for position, column in enumerate(columns):
-            choice = self._choose(column)
-            alike.setdefault(repr(choice), (choice, []))[1].append(position)
+            asked, source = self._asked(column)
+            if _is_auto(asked):
+                choice = chosen[column.name] if column.name in chosen else default_likelihood(column.kind)
+            else:
+                choice = resolve(Likelihood, asked, "likelihood")
+            # What is alike is computed together; what would then share parameters, only if it was asked for at once.
+            key = repr(choice), source if choice.pools else None
+            alike.setdefault(key, (choice, []))[1].append(position)
+            self._by_likelihood.setdefault(repr(choice), []).append(column)
         parts: list[Likelihood] = []
         positions: list[list[int]] = []
         for choice, members in alike.values():
@@ -124,8 +145,31 @@ class Table(Likelihood):
             self.register_buffer(f"positions_{k}", torch.tensor(group), persistent=False)
         return self
 
+    @property
+    def draws_values(self) -> bool:  # type: ignore[override]
+        return any(part.draws_values for part in self.parts)
+
+    def observe(self, values: Tensor, u: Tensor) -> Tensor:
+        parts = [cast(Likelihood, part) for part in self.parts]
+        if self.order is None:
+            return parts[0].observe(values, u)
+        positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
+        pieces = [part.observe(values[:, at], u[:, at]) for part, at in zip(parts, positions, strict=True)]
+        return torch.cat(pieces, dim=-1)[:, self.order]
+
+    def __repr__(self) -> str:
+        if not self._by_likelihood:
+            return super().__repr__()
+        n_columns = sum(len(columns) for columns in self._by_likelihood.values())
+        lines = [f"  {name}: {names_of(columns)}" for name, columns in self._by_likelihood.items()]
+        return "\n".join([f"Table of {n_columns} columns", *lines])
+
     def forward(self, params: Tensor) -> TableDistribution:
         pieces = params.split(self._sizes, dim=-1)
         parts = [part(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
         return TableDistribution(parts, positions, self.order)
+
+
+def _is_auto(choice: Any) -> bool:
+    return isinstance(choice, str) and choice == "auto"

@@ -1,6 +1,28 @@
 """From Terms to Losses."""
 
-from skvae.model.objectives.base import Losses, Objective
+from skvae.model.objectives.base import Losses, Objective, Penalty
+from skvae.model.objectives.dip import DIPVAE
 from skvae.model.objectives.elbo import ELBO
+from skvae.model.objectives.factor import FactorVAE
+from skvae.model.objectives.geco import GECO
+from skvae.model.objectives.iwae import IWAE
+from skvae.model.objectives.mmd import MMD
+from skvae.model.objectives.rae import RAE
+from skvae.model.objectives.sums import Regulariser, Sum
+from skvae.model.objectives.total_correlation import BetaTCVAE
 
-__all__ = ["ELBO", "Losses", "Objective"]
+__all__ = [
+    "DIPVAE",
+    "ELBO",
+    "GECO",
+    "IWAE",
+    "MMD",
+    "RAE",
+    "BetaTCVAE",
+    "FactorVAE",
+    "Losses",
+    "Objective",
+    "Penalty",
+    "Regulariser",
+    "Sum",
+]

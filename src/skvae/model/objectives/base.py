@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from skvae.data.batch import Batch
 from skvae.model.component import Component
 from skvae.model.vae import LatentVariableModel, Terms
+
+if TYPE_CHECKING:
+    from skvae.model.objectives.sums import Sum
+
+
+@dataclass
+class Penalty:
+    """What a regulariser adds, per row.
+
+    Attributes
+    ----------
+    loss : Tensor [B]
+        Added to the loss.
+    named : dict of str to Tensor [B]
+        Pieces worth recording.
+    player : Tensor [B] or None
+        The loss of the regulariser's second player, on detached latents.
+    """
+
+    loss: Tensor
+    named: dict[str, Tensor] = field(default_factory=dict)
+    player: Tensor | None = None
 
 
 @dataclass
@@ -37,6 +60,14 @@ class Losses:
         pieces = {"loss": self.loss, "bound": self.bound, **self.named}
         return {name: value.detach() for name, value in pieces.items()}
 
+    def plus(self, penalty: Penalty, name: str) -> Losses:
+        """With a penalty in the loss; its pieces keep their names, or take `name` in front if they are taken."""
+        named = dict(self.named)
+        for key, value in penalty.named.items():
+            named[f"{name}_{key}" if key in named else key] = value
+        players = [player for player in (self.player, penalty.player) if player is not None]
+        return Losses(self.loss + penalty.loss, self.bound, named, sum(players[1:], players[0]) if players else None)
+
 
 class Objective(Component):
     """Maps Terms to Losses.
@@ -58,7 +89,11 @@ class Objective(Component):
     n_draws: int = 1
     n_prior_draws: int = 0
     warm_up: float = 0.0
-    player: nn.Module | None = None
+    player: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.player = None
 
     def check(self) -> None:
         """Refuse parameters that are out of range or contradict each other; before any training."""
@@ -68,6 +103,19 @@ class Objective(Component):
 
     def forward(self, terms: Terms) -> Losses:
         raise NotImplementedError
+
+    def __add__(self, other: Objective) -> Sum:
+        from skvae.model.objectives.sums import add
+
+        return add(self, other) if isinstance(other, Objective) else NotImplemented
+
+    def _needs_density(self, model: LatentVariableModel) -> None:
+        """Refuse a model whose posterior has no density."""
+        if not model.posterior.has_density:
+            raise ValueError(
+                f"objective={self!r} needs the density q(z|x), and posterior={model.posterior!r} has none; use "
+                "posterior='diagonal', or objective='rae'"
+            )
 
 
 def mean_over_draws(x: Tensor) -> Tensor:

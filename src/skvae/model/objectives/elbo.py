@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
+import torch
+from torch import Tensor
+
+from skvae.model.checks import check, check_share, check_weight, check_whole, is_number
 from skvae.model.objectives.base import Losses, Objective, mean_over_draws
 from skvae.model.vae import Terms
 
@@ -16,6 +20,9 @@ class ELBO(Objective):
 
     summed over columns, averaged over draws; the loss is its negative. The reported bound always has β = 1
     and no free bits.
+
+    Of a posterior without a density only −log p(z) is left of the KL; with β = 0 that is the plain autoencoder.
+    What is then reported, log p(x|z) + log p(z), or log p(x|z) for β = 0, bounds nothing.
 
     Parameters
     ----------
@@ -52,31 +59,25 @@ class ELBO(Objective):
 
     def check(self) -> None:
         """Refuse parameters that are out of range or contradict each other."""
-        if self.kl not in ("auto", "closed", "monte-carlo"):
-            raise ValueError(f"ELBO(kl={self.kl!r}): expected 'auto', 'closed' or 'monte-carlo'")
-        if not (isinstance(self.beta, (int, float)) and self.beta >= 0):
-            raise ValueError(f"ELBO(beta={self.beta!r}): expected a number ≥ 0")
-        if not (isinstance(self.free_bits, (int, float)) and self.free_bits >= 0):
-            raise ValueError(f"ELBO(free_bits={self.free_bits!r}): expected a number of nats ≥ 0")
-        if not (isinstance(self.warm_up, (int, float)) and 0 <= self.warm_up < 1):
-            raise ValueError(f"ELBO(warm_up={self.warm_up!r}): expected a share of training in [0, 1)")
-        if not (isinstance(self.n_draws, int) and self.n_draws >= 1):
-            raise ValueError(f"ELBO(n_draws={self.n_draws!r}): expected a whole number ≥ 1")
+        check(self, "kl", lambda v: v in ("auto", "closed", "monte-carlo"), "'auto', 'closed' or 'monte-carlo'")
+        check_weight(self, "beta")
+        check(self, "free_bits", lambda v: is_number(v) and 0 <= v < math.inf, "a number of nats ≥ 0")
+        check_share(self, "warm_up")
+        check_whole(self, "n_draws", 1)
         if self.free_bits and self.kl == "monte-carlo":
             raise ValueError("ELBO: free_bits needs the KL per dimension; use kl='auto' or 'closed'")
 
     def forward(self, terms: Terms) -> Losses:
         log_p_x = mean_over_draws(terms.log_p["x"])  # [B]
+        if self.beta == 0 and "z" not in terms.log_q:
+            return Losses(loss=-log_p_x, bound=log_p_x.detach(), named={"log_p_x": log_p_x})
         by_dimension = None if self.kl == "monte-carlo" else terms.kl  # [B, D]
-        if by_dimension is not None:
-            kl = by_dimension.sum(-1)
-        elif self.kl == "closed" or self.free_bits:
+        if by_dimension is None and (self.kl == "closed" or self.free_bits):
             raise ValueError(
                 f"no closed-form KL from {type(terms.posterior).__name__} to {type(terms.prior).__name__}; "
                 "set kl='monte-carlo' and free_bits=0"
             )
-        else:
-            kl = mean_over_draws(terms.log_q.total() - terms.log_p["z"])
+        kl = divergence(terms, by_dimension)
         penalty = kl
         if self.free_bits and by_dimension is not None:
             is_open = by_dimension.detach().mean(0) > self.free_bits  # [D]
@@ -86,3 +87,13 @@ class ELBO(Objective):
         loss = (penalty if self.beta == 1.0 else self.beta * penalty) - log_p_x
         bound = (log_p_x - kl).detach()
         return Losses(loss=loss, bound=bound, named={"log_p_x": log_p_x, "kl": kl})
+
+
+def divergence(terms: Terms, by_dimension: Tensor | None) -> Tensor:
+    """KL(q(z|x) ‖ p(z)) of each row [B]: the sum of the closed form, or the mean over the draws if that is None.
+
+    Of a posterior without a density, −log p(z).
+    """
+    if by_dimension is not None:
+        return by_dimension.sum(-1)
+    return mean_over_draws(terms.log_q.total() - terms.log_p["z"])

@@ -1,31 +1,42 @@
-"""p(z): priors, and the Kullback–Leibler divergences known in closed form."""
+"""What priors have in common, and the table of closed-form divergences."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skvae.data.batch import Batch
 from skvae.model.component import Component
-from skvae.model.posteriors import NormalPosterior
 
-_LOG_2PI = math.log(2 * math.pi)
+if TYPE_CHECKING:
+    from skvae.model.vae import LatentVariableModel
 
 
 class Prior(Component):
-    """A distribution over z."""
+    """A distribution over z.
+
+    Attributes
+    ----------
+    n_noise : int
+        Standard normal numbers that a draw takes.
+    width : int
+        Numbers held for each latent that is scored; bounds how many are scored at once.
+    """
 
     latent_dim: int
+    width: int = 0
+
+    @property
+    def n_noise(self) -> int:
+        return self.latent_dim
 
     def bind(self, latent_dim: int, n_context: int = 0) -> Self:
         self.latent_dim = latent_dim
         return self
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: LatentVariableModel) -> None:
         """Meet the finished model, whose encoder some priors share; the last chance to make parameters."""
 
     def prepare(self, rows: Batch) -> None:
@@ -36,23 +47,8 @@ class Prior(Component):
         raise NotImplementedError
 
     def sample(self, eps: Tensor, context: Tensor | None = None) -> Tensor:
-        """Latents [..., D] from standard normal noise `eps` [..., D]."""
+        """Latents [..., D] from standard normal noise `eps` [..., n_noise]."""
         raise NotImplementedError
-
-
-class StandardNormal(Prior):
-    """N(0, I)."""
-
-    alias = "normal"
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return -0.5 * (z.square() + _LOG_2PI).sum(-1)
-
-    def sample(self, eps: Tensor, context: Tensor | None = None) -> Tensor:
-        return eps
 
 
 ClosedForm = Callable[[Any, Any, Tensor | None], Tensor]
@@ -70,13 +66,10 @@ def register_kl(posterior: type, prior: type) -> Callable[[ClosedForm], ClosedFo
 
 
 def kl_divergence(posterior: Any, prior: Prior, context: Tensor | None = None) -> Tensor | None:
-    """KL(q(z|x) ‖ p(z)) per latent dimension [B, D], or None where no closed form is known."""
+    """KL(q(z|x) ‖ p(z)) by latent dimension [B, D], or None where no closed form is known.
+
+    The dimensions add up to the divergence. Where q has correlations, each is counted given those before it:
+    E[KL(q(z_j | z_1 … z_{j−1}) ‖ p(z_j))].
+    """
     function = _CLOSED_FORMS.get((type(posterior), type(prior)))
     return None if function is None else function(posterior, prior, context)
-
-
-@register_kl(NormalPosterior, StandardNormal)
-def _kl_normal_standard(q: NormalPosterior, prior: StandardNormal, context: Tensor | None) -> Tensor:
-    """½ (μ² + σ² − 1) − log σ (Kingma & Welling 2014, appendix B)."""
-    mean_part = torch.addcmul(-0.5 - q.log_scale, q.mean, q.mean, value=0.5)
-    return torch.addcmul(mean_part, q.scale, q.scale, value=0.5)

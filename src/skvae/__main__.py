@@ -1,0 +1,5 @@
+"""`python -m skvae`."""
+
+from skvae.cli import main
+
+main()

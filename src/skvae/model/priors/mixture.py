@@ -1,0 +1,81 @@
+"""Mixtures of normals."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from skvae.model.checks import check_whole
+from skvae.model.likelihoods.base import soft_limit
+from skvae.model.posteriors.normal import LOG_SCALE_LIMIT, NormalFamily, NormalPosterior
+from skvae.model.priors.base import Prior
+
+
+class Mixture(Prior):
+    """p(z) = Σ_k w_k p_k(z) with normal components.
+
+    One number of the noise of a draw chooses its component.
+    """
+
+    def components(self) -> NormalFamily:
+        """The K components."""
+        raise NotImplementedError
+
+    def log_weights(self) -> Tensor:
+        """log w_k, [K]."""
+        raise NotImplementedError
+
+    @property
+    def n_noise(self) -> int:
+        return self.latent_dim + 1
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log w_k p_k(z) of `z` [..., D], [..., K]; its softmax says how likely each component made z."""
+        return self.components().log_prob_by_row(z) + self.log_weights()
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.log_joint(z).logsumexp(-1)
+
+    def sample(self, eps: Tensor, context: Tensor | None = None) -> Tensor:
+        noise = eps.flatten(0, -2)  # [n, D + 1]
+        cumulative = self.log_weights().detach().exp().cumsum(0)  # [K]
+        u = torch.special.ndtr(noise[:, -1]) * cumulative[-1]
+        chosen = torch.searchsorted(cumulative, u.contiguous())
+        z = self.components().rows(chosen).rsample(noise[:, :-1].unsqueeze(0)).squeeze(0)
+        return z.unflatten(0, eps.shape[:-1])
+
+
+class GaussianMixture(Mixture):
+    """A mixture of diagonal normals with learned weights, means and scales.
+
+    With it the model is a deep clustering (Jiang, Zheng, Tan, Tang & Zhou 2017; Dilokthanakul et al. 2016);
+    components are summed inside `log_prob`, never drawn in training. They start apart, at draws from N(0, ½ I)
+    with variance ½, so that together they are about as wide as the standard normal.
+
+    Parameters
+    ----------
+    n_components : int
+    """
+
+    alias = "mixture"
+
+    def __init__(self, n_components: int = 10) -> None:
+        super().__init__()
+        self.n_components = n_components
+
+    def bind(self, latent_dim: int, n_context: int = 0) -> GaussianMixture:
+        check_whole(self, "n_components", 1)
+        super().bind(latent_dim, n_context)
+        self.width = 2 * self.n_components  # in double precision
+        self.means = nn.Parameter(math.sqrt(0.5) * torch.randn(self.n_components, latent_dim))
+        self.raw_log_scales = nn.Parameter(torch.full((self.n_components, latent_dim), 0.5 * math.log(0.5)))
+        self.logits = nn.Parameter(torch.zeros(self.n_components))
+        return self
+
+    def components(self) -> NormalPosterior:
+        return NormalPosterior(self.means, soft_limit(self.raw_log_scales, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT))
+
+    def log_weights(self) -> Tensor:
+        return self.logits.log_softmax(0)
