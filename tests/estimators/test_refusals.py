@@ -69,11 +69,11 @@ def test_bad_parameters(method, name, value, message, X):
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (ELBO(beta=-1), r"ELBO\(beta=-1\): expected a number ≥ 0"),
-        (ELBO(beta=np.nan), "expected a number ≥ 0"),
+        (ELBO(beta=-1), r"ELBO\(beta=-1\): expected a finite number ≥ 0"),
+        (ELBO(beta=np.nan), "expected a finite number ≥ 0"),
         (ELBO(free_bits=-1), "number of nats ≥ 0"),
-        (ELBO(warm_up=1), r"share of training in \[0, 1\)"),
-        (ELBO(warm_up=-0.1), r"share of training in \[0, 1\)"),
+        (ELBO(warm_up=1), r"share in \[0, 1\)"),
+        (ELBO(warm_up=-0.1), r"share in \[0, 1\)"),
         (ELBO(kl="exact"), "expected 'auto', 'closed' or 'monte-carlo'"),
         (ELBO(n_draws=0), "whole number ≥ 1"),
         (ELBO(n_draws=1.5), "whole number ≥ 1"),

@@ -316,6 +316,20 @@ def test_negative_binomial_is_poisson_in_the_limit():
     assert (bound(params).icdf(u) - Poisson().bind([column])(params).icdf(u)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("likelihood", [NegativeBinomial(), Ordinal(), DiscretisedLogistic(2)], ids=repr)
+def test_several_models_at_once(likelihood):
+    """Gradients under vmap are those of each model by itself."""
+    column = levels("a", 5) if isinstance(likelihood, Ordinal) else whole("n", 2.0, 1.5)
+    bound = likelihood.fresh().bind([column, column])
+    params, values = torch.randn(3, S, B, bound.n_params), torch.ones(B, 2)
+
+    def loss(params):
+        return bound(params).log_prob(values).sum()
+
+    together = torch.func.vmap(torch.func.grad(loss))(params)
+    torch.testing.assert_close(together, torch.stack([torch.func.grad(loss)(p) for p in params]))
+
+
 def test_dispersion_is_found():
     """Maximum likelihood of counts whose size is known."""
     size = 1.5

@@ -26,8 +26,9 @@ from skvae.model import (
 )
 from skvae.model.likelihoods.table import default_likelihood
 from skvae.training import selection
-from skvae.training.engine import threads_for
+from skvae.training.engine import Optimizer, threads_for
 from skvae.training.randomness import Noise
+from skvae.training.recording import NotRecordable
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,37 @@ def test_no_entry_is_predicted_from_itself():
     assert log_p.shape == weight.shape == (200, 2)
     assert (weight == 1).all()
     assert (log_p.mean(0) < -np.log(64) + 0.02).all()
+
+
+def test_recorded_gradients_are_those_of_each_batch(monkeypatch):
+    columns, rows = encoded(known(100, 0))
+    probe = selection.Probe(columns, {j: selection.candidates(c) for j, c in enumerate(columns)})
+    optimizer = Optimizer([probe], 1.0)
+    found = {}
+    for how in ("recorded", "eager"):
+        if how == "eager":
+            monkeypatch.setattr(selection, "Recording", refuse)
+        gradients = selection._Gradients(probe, optimizer)
+        stream = torch.Generator().manual_seed(0)
+        found[how] = []
+        for first in (0, 20, 40):
+            batch = rows.rows(torch.arange(first, first + 20))
+            gradients(batch.hide(selection._folds((20, len(columns)), stream) == 0))
+            found[how].append(optimizer.grad.clone())
+    torch.testing.assert_close(found["recorded"], found["eager"])
+
+
+def refuse(*_):
+    raise NotRecordable
+
+
+def test_the_folds_of_a_row_are_alike():
+    for n_columns in (1, 5, 8, 20):
+        folds = selection._folds((50, n_columns), torch.Generator().manual_seed(0))
+        sizes = torch.stack([(folds == fold).sum(1) for fold in range(min(8, n_columns))])
+        assert sizes.sum(0).eq(n_columns).all()
+        assert sizes.max() - sizes.min() <= 1
+        assert n_columns == 1 or len(folds.unique(dim=0)) > 1
 
 
 def test_missing_entries_and_weights():

@@ -87,6 +87,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     history_: History
     n_features_in_: int
     handle_unknown: str
+    _decided: dict[str, Any]
 
     def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
         """Read X and check the names and number of its columns as scikit-learn does."""
@@ -171,7 +172,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.model_ = model.to(device).eval()
         self.prior_ = model.prior
         self.likelihood_ = model.likelihood
-        self._decided: dict[str, Any] = {}
+        self._decided = {}
         self._objective = objective.to(device)
         self._noise_seed = seed
         self._optimizer_state: dict[str, Any] | None = None

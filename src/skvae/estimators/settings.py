@@ -16,7 +16,7 @@ from skvae.data.columns import Column
 QUALITIES = ("fast", "default", "high")
 
 # Optimiser steps and width of the hidden layers.
-_STEPS = {"fast": 3_000, "default": 10_000, "high": 40_000}
+_STEPS = {"fast": 3_000, "default": 8_000, "high": 40_000}
 # Share of the planned steps that training goes on without a better bound, and, without early stopping, the steps
 # that a small table gets (chosen by cross-validation on wine, iris, diabetes and breast cancer).
 _PATIENCE, _FEWEST_STEPS, _STEPS_PER_ROW = 0.1, 1_500, 8
@@ -75,7 +75,7 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
         learning_rate=float(auto("learning_rate", 1e-2 if is_linear else 2e-3)),
         patience=int(auto("patience", max(20, math.ceil(_PATIENCE * _STEPS[quality] / steps_per_epoch)))),
         # A linear encoder cannot answer for every subset of columns at once.
-        masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.5)),
+        masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.25)),
     )
 
 

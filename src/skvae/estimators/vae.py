@@ -64,7 +64,7 @@ class VAE(BaseVAE):
         How much work "auto" asks for.
     masking : float or "auto"
         Share of the rows of each training step from which random entries are hidden, so that the model
-        learns to answer for any subset of columns. "auto": 0.5, or 0 for a linear model.
+        learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".

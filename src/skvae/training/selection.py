@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from skvae.model.likelihoods.table import default_likelihood
 from skvae.model.networks import MLP, Embedding
 from skvae.training.engine import Optimizer, threads_for
 from skvae.training.randomness import Noise, seeded_torch
+from skvae.training.recording import NotRecordable, Recording
 from skvae.training.schedule import learning_rate_factor
 
 # Below so many rows the noise of the comparison would decide; above so many columns the probe would take long.
@@ -78,7 +80,7 @@ def candidates(column: Column) -> list[Likelihood]:
             found.append(Poisson())
         if dispersion >= 0.7 and column.offset <= 1000:
             found.append(NegativeBinomial())
-        found.append(DiscretisedLogistic(n_components=5))
+        found += [DiscretisedLogistic(), DiscretisedLogistic(n_components=3)]
         return [*found, Spikes()] if column.spikes else found
     if column.kind in (Kind.CONTINUOUS, Kind.DATE):
         found.append(StudentT())
@@ -92,8 +94,8 @@ def candidates(column: Column) -> list[Likelihood]:
 def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int) -> dict[str, Choice]:
     """The likelihood of each undecided column by which a small probe predicts it best.
 
-    The probe is one network for all columns and candidates: it sees three quarters of the entries of a row and
-    predicts the others, by every candidate at once. On rows held out from it the candidates are compared by the
+    The probe is one network for all columns and candidates: it sees all entries of a row but an eighth (or one)
+    and predicts those, by every candidate at once. On rows held out from it the candidates are compared by the
     probability of what a rounded entry stands for (`Distribution.log_cell_prob`), which unlike a density cannot
     grow without bound; where no resolution is known, that is the median gap between neighbouring values. Of the
     candidates within one standard error of the best, or 0.02 nats, the simplest is taken (Breiman, Friedman,
@@ -185,19 +187,47 @@ def _train(probe: Probe, rows: Batch, batch_size: int, noise: Noise) -> None:
     shape = batch_size, rows.values.shape[1]
     stream = noise.stream("probe steps")
     optimizer = Optimizer([probe], _MAX_NORM)
+    gradients = _Gradients(probe, optimizer)
     for step in range(n_steps):
         batch = rows.rows(torch.randint(len(rows), shape[:1], generator=stream, device=noise.device))
-        batch = batch.hide(_folds(shape, stream) == 0)
-        log_p = probe(batch).log_prob(batch.values[:, probe.positions])[0]  # [B, V]
-        loss = -(log_p * probe.hidden(batch)).sum() / batch_size
-        optimizer.step(loss, _LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
+        gradients(batch.hide(_folds(shape, stream) == 0))
+        optimizer.update(_LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
     optimizer.release()
+
+
+class _Gradients:
+    """Takes the gradients of batches of one shape to the optimizer, from a recording of the first if possible."""
+
+    def __init__(self, probe: Probe, optimizer: Optimizer) -> None:
+        self.probe, self.optimizer = probe, optimizer
+        self._run: Callable[..., Any] | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        tensors = list(vars(batch).values())
+        if self._run is None and not batch.values.is_cuda:
+            with contextlib.suppress(NotRecordable):
+                self._run = Recording(self._compute, tensors, self.optimizer.gradients)
+                return
+        self._run = self._run or self._eagerly
+        self._run(*tensors)
+
+    def _compute(self, *tensors: Any) -> Sequence[Tensor | None]:
+        batch = Batch(*tensors)
+        log_p = self.probe(batch).log_prob(batch.values[:, self.probe.positions])[0]  # [B, V]
+        loss = -(log_p * self.probe.hidden(batch)).sum() / len(batch)
+        return torch.autograd.grad(loss, self.optimizer.parameters, allow_unused=True)
+
+    def _eagerly(self, *tensors: Any) -> None:
+        for place, gradient in zip(self.optimizer.gradients, self._compute(*tensors), strict=True):
+            if gradient is not None:
+                place.copy_(gradient)
 
 
 @torch.no_grad()
 def _score(probe: Probe, rows: Batch, half: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """Log-probabilities [n, V] of the cells of all entries, each predicted once, and the entries' weights."""
-    folds = _folds(tuple(rows.values.shape), noise.stream("probe folds"))
+    n_rows, n_columns = rows.values.shape
+    folds = _folds((n_rows, n_columns), noise.stream("probe folds"))
     log_p, weight = [], []
     for piece in rows.chunks(_ROWS_AT_ONCE):
         turns = [piece.hide(folds[piece.index] == fold) for fold in range(int(folds.max()) + 1)]

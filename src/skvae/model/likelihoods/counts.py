@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,6 @@ class CountColumns(Distribution):
         """A count that is exceeded with a probability below 2⁻²⁴."""
         raise NotImplementedError
 
-    def _distance(self, count: Tensor) -> tuple[Tensor, Tensor]:
-        """log(k/μ) (of no meaning for k = 0) and μ − k, [S, B, C]."""
-        positive = count.clamp(min=1.0)
-        ratio = positive.log() - self.log_mean
-        return ratio, torch.where(count > 0, positive * torch.expm1(-ratio), torch.exp(self.log_mean))
-
     def log_prob(self, values: Tensor) -> Tensor:
         count = torch.round(values * self.scale + self.offset)
         return torch.where(count < 0, -torch.inf, self._at(count.clamp(min=0.0)))
@@ -84,10 +78,10 @@ class PoissonColumns(CountColumns):
     """Poisson counts."""
 
     def _at(self, count: Tensor) -> Tensor:
-        ratio, excess = self._distance(count)
+        ratio, excess = _distance(count, self.log_mean)
         positive = count.clamp(min=1.0)
-        at_mean = torch.where(count > 0, -_HALF_LOG_2PI - 0.5 * positive.log() - stirling_error(positive), 0.0)
-        return at_mean - count * ratio - excess
+        at_mean = -_HALF_LOG_2PI - 0.5 * positive.log() - stirling_error(positive)
+        return at_mean.masked_fill(count < 1, 0.0) - count * ratio - excess
 
     def _cdf(self, count: Tensor) -> Tensor:
         return torch.special.gammaincc(count + 1.0, torch.exp(self.log_mean))
@@ -107,34 +101,27 @@ class NegativeBinomialColumns(CountColumns):
 
     def __init__(self, log_mean: Tensor, log_size: Tensor, offset: Tensor, scale: Tensor) -> None:
         super().__init__(log_mean, offset, scale)
-        self.size = torch.exp(log_size)
+        self.log_size = log_size
+
+    @property
+    def size(self) -> Tensor:
+        return torch.exp(self.log_size)
 
     def _at(self, count: Tensor) -> Tensor:
-        ratio, excess = self._distance(count)
-        positive = count.clamp(min=1.0)
-        total = positive + self.size
-        of_total, of_size, of_count = stirling_error(torch.stack([total, self.size.expand_as(total), positive]))
-        spread = 0.5 * torch.log(positive * (total / self.size))
-        at_mean = torch.where(count > 0, of_total - of_size - of_count - spread - _HALF_LOG_2PI, 0.0)
-        # Half the deviance, k log(k/μ) − (k + r) log((k + r) / (μ + r)), as k · rise + r · growth: both are small
-        # where r is.
-        total = count + self.size
-        far = torch.log(torch.exp(self.log_mean) + self.size) - total.log()
-        growth = _log1p(excess / total, far)  # log (μ + r) / (k + r)
-        rise = _log1p(torch.expm1(ratio) * (self.size / total), ratio + far)  # log k/μ + log (μ + r) / (k + r)
-        return at_mean - count * rise - self.size * growth
+        return _NegativeBinomialMass.apply(self.log_mean, self.log_size, count)[0]
 
     def _cdf(self, count: Tensor) -> Tensor:
         # P(x ≤ k) = I_p(r, k + 1) with p = r / (r + μ). Large counts leave float32 no digits.
         wide = count.dtype if count.device.type == "mps" else torch.float64
-        log_ratio = (self.log_mean - self.size.log()).to(wide)
+        log_ratio = (self.log_mean - self.log_size).to(wide)
         at = self.size.to(wide), count.to(wide) + 1.0, F.logsigmoid(-log_ratio), F.logsigmoid(log_ratio)
         return log_cdf(*torch.broadcast_tensors(*at))[0].exp().to(count.dtype)
 
     def _upper(self) -> Tensor:
         # A Poisson variable whose rate is a gamma variable; by the bound of Laurent & Massart (2000), lemma 1.
-        gamma = self.size + torch.sqrt(2 * 18.0 * self.size) + 18.0
-        return _poisson_upper(torch.exp(self.log_mean) * gamma / self.size)
+        size = self.size
+        gamma = size + torch.sqrt(2 * 18.0 * size) + 18.0
+        return _poisson_upper(torch.exp(self.log_mean) * gamma / size)
 
 
 class CountLikelihood(Likelihood):
@@ -199,9 +186,63 @@ class NegativeBinomial(CountLikelihood):
         return NegativeBinomialColumns(self._log_mean(params), log_size, self.offset, self.scale)
 
 
+class _NegativeBinomialMass(torch.autograd.Function):
+    """Log mass of counts k [B, C] for log μ [S, B, C] and log r [C].
+
+    The derivatives are written out because forty small operations cost more to record than to do.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_mean: Tensor, log_size: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        size, mean = torch.exp(log_size), torch.exp(log_mean)
+        ratio, excess = _distance(count, log_mean)
+        positive = count.clamp(min=1.0)
+        total, both = count + size, mean + size
+        of_total, of_size, of_count = stirling_error(torch.stack([total, size.expand_as(total), positive]))
+        spread = 0.5 * torch.log(positive * (total / size)) + _HALF_LOG_2PI
+        at_mean = (of_total - of_size - of_count - spread).masked_fill(count < 1, 0.0)
+        # Half the deviance, k log(k/μ) − (k + r) log((k + r) / (μ + r)), as k · rise + r · growth: both are small
+        # where r is.
+        far = torch.log(both / total)
+        growth = _log1p(excess / total, far)  # log (μ + r) / (k + r)
+        rise = _log1p(torch.expm1(ratio) * (size / total), ratio + far)  # log k/μ + log (μ + r) / (k + r)
+        relative = excess / both
+        of_gamma = _digamma_error(total) - _digamma_error(size.expand_as(total))
+        by_log_size = size * (of_gamma - growth + relative)
+        return at_mean - count * rise - size * growth, -size * relative, by_log_size
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_log_mean, by_log_size = ctx.saved_tensors
+        return grad * by_log_mean, (grad * by_log_size).flatten(0, -2).sum(0), None
+
+
+def _distance(count: Tensor, log_mean: Tensor) -> tuple[Tensor, Tensor]:
+    """log(k/μ) (of no meaning for k = 0) and μ − k, [S, B, C]."""
+    positive = count.clamp(min=1.0)
+    ratio = positive.log() - log_mean
+    return ratio, torch.where(count > 0, positive * torch.expm1(-ratio), torch.exp(log_mean))
+
+
 def _log1p(x: Tensor, far: Tensor) -> Tensor:
     """log(1 + x), or `far`, which is the same, where 1 + x would lose its digits."""
     return torch.where(x < -0.5, far, torch.log1p(x.clamp(min=-0.75)))
+
+
+def _digamma_error(x: Tensor) -> Tensor:
+    """ψ(x) − log x, which is small where both are large."""
+    large = x.clamp(min=8.0)
+    inverse = 1.0 / large.square()
+    series = -0.5 / large - inverse * (1 / 12 - inverse * (1 / 120 - inverse * (1 / 252)))
+    small = x.clamp(max=8.0)
+    return torch.where(x > 8.0, series, torch.digamma(small) - small.log())
 
 
 def _poisson_upper(rate: Tensor) -> Tensor:

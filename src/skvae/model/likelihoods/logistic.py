@@ -12,7 +12,7 @@ from skvae.data.columns import Column, Kind
 from skvae.model.checks import check_whole
 from skvae.model.likelihoods.base import Distribution, Likelihood, soft_limit
 from skvae.model.likelihoods.continuous import standardised
-from skvae.model.likelihoods.mixture import Mixture, _quantiles
+from skvae.model.likelihoods.mixture import Mixture, quantiles_at
 
 # log s in standardised units is at most 5, and at least what leaves a point's neighbours 1/1000 of its mass.
 _LOG_SCALE_LIMIT, _SCALES_PER_CELL = 5.0, 16.0
@@ -114,7 +114,7 @@ class DiscretisedLogistic(Likelihood):
         self.n_params = len(columns) * n * (3 if n > 1 else 2)
         lower, upper, above = standardised([(c.lower, c.upper, c.lower + c.resolution) for c in columns], columns).T
         cell = above - lower
-        start = _quantiles(columns, (torch.arange(n, dtype=torch.float64) + 0.5) / n).T  # [K, C]
+        start = quantiles_at(columns, (torch.arange(n, dtype=torch.float64) + 0.5) / n).T  # [K, C]
         buffers = {
             "start": start if n > 1 else torch.zeros(1, len(columns)),
             "narrowest": torch.log(cell / _SCALES_PER_CELL).clamp(max=-_LOG_SCALE_LIMIT),

@@ -75,7 +75,7 @@ class MixtureOfGaussians(Continuous):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"MixtureOfGaussians(n_components={n!r}): expected a whole number ≥ 1")
         self.n_params = 3 * n * len(columns)
-        ends = _quantiles(columns, torch.linspace(0, 1, 2 * n + 1, dtype=torch.float64)).T  # [2K + 1, C]
+        ends = quantiles_at(columns, torch.linspace(0, 1, 2 * n + 1, dtype=torch.float64)).T  # [2K + 1, C]
         width = 0.5 * (ends[2::2] - ends[:-2:2])
         self.register_buffer("mean_start", ends[1::2].float(), persistent=False)
         log_width = width.log().clamp(min=_NARROWEST_START).float()
@@ -88,7 +88,7 @@ class MixtureOfGaussians(Continuous):
         return self.finished(Mixture(logits.log_softmax(-2), normals))
 
 
-def _quantiles(columns: Sequence[Column], probability: Tensor) -> Tensor:
+def quantiles_at(columns: Sequence[Column], probability: Tensor) -> Tensor:
     """Standardised quantiles [C, n] of columns; of a normal variable for those of which none are known."""
     normal = torch.special.ndtri(torch.linspace(0, 1, 33, dtype=torch.float64).clamp(1e-3, 1 - 1e-3))
     known = standardised([column.quantiles or (column.offset,) * 33 for column in columns], columns)
