@@ -210,7 +210,7 @@ def test_what_a_plain_autoencoder_cannot_answer(plain, method):
         ({"prior": "vamp", "posterior": "flow"}, r"posterior=FlowPosterior\(\) is none; use posterior='diagonal'"),
         ({"prior": "vamp", "posterior": Deterministic()}, r"posterior=Deterministic\(\) is none"),
         ({"prior": GaussianMixture(0)}, r"GaussianMixture\(n_components=0\): expected a whole number ≥ 1"),
-        ({"prior": "gaussian"}, r"prior='gaussian' is not understood; expected one of .*'conditional'.*'flow', 'mix"),
+        ({"prior": "gaussian"}, r"prior='gaussian' is not understood; expected one of .*'conditional'.*'flow'.*'mix"),
         ({"posterior": FullNormal}, "posterior=.* is not understood; expected one of .*'full'"),
         ({"posterior": "flow", "objective": ELBO(kl="closed")}, "no closed-form KL from TransformedPosterior to"),
         (

@@ -24,6 +24,8 @@ _MIN_ROWS = 10
 
 _DATE_STEPS = (86_400e6, 3_600e6, 60e6, 1e6, 1e3, 1.0)  # day, hour, minute, second, ms, µs
 _MAX_DECIMALS = 6
+# Entries among which repeated values and quantiles are looked for, and rows at least.
+_MAX_ENTRIES, _MIN_LOOKED_AT = 2**21, 2048
 
 _N_QUANTILES = 33
 # A value repeats if it is that of so many entries and of that share of them; only the commonest are kept.
@@ -143,8 +145,12 @@ def _infer_column(
             return replace(column, levels=(_plain(facts.lower[i], role),))
         kind = override or _numeric_kind(facts, i, role, allowed)
         if kind in NUMERIC:
-            numbers = np.ascontiguousarray(table.numbers[:, i])
-            ordered = np.sort(numbers)[:n_present]  # missing ones come last
+            numbers = table.numbers[:, i]
+            looked_at = numbers[:: _stride(table)]
+            if np.isnan(looked_at).all():
+                looked_at = numbers
+            ordered = np.sort(looked_at)  # missing ones come last
+            ordered = ordered[: len(ordered) - np.isnan(ordered).sum()]
             return replace(
                 column,
                 kind=kind,
@@ -154,7 +160,7 @@ def _infer_column(
                 upper=float(facts.upper[i]),
                 resolution=_resolution(numbers, kind, column.storage),
                 spikes=_spikes(ordered),
-                quantiles=_quantiles(ordered),
+                quantiles=_quantiles(ordered, facts.lower[i], facts.upper[i]),
             )
     levels = _levels(table, i, declared_order=i in table.ordered or override == Kind.ORDINAL)
     if len(levels) == 1:
@@ -170,6 +176,12 @@ def _infer_column(
     mean = np.average(positions, weights=counts)
     variance = np.average((positions - mean) ** 2, weights=counts)
     return replace(column, kind=kind, levels=levels, offset=float(mean), scale=float(np.sqrt(variance)))
+
+
+def _stride(table: Table) -> int:
+    """Every how many rows are looked at for repeated values and quantiles; more than 1 only in very large tables."""
+    n_looked_at = max(_MIN_LOOKED_AT, _MAX_ENTRIES // len(table.names))
+    return max(1, table.n_rows // n_looked_at)
 
 
 def _is_by_level(table: Table, i: int) -> bool:
@@ -248,14 +260,15 @@ def _spikes(ordered: np.ndarray) -> tuple[float, ...]:
     return tuple((ordered[last[often]] + 0.0).tolist())  # no negative zero
 
 
-def _quantiles(ordered: np.ndarray) -> tuple[float, ...]:
-    """Quantiles of ordered entries at evenly spaced probabilities, interpolated linearly."""
+def _quantiles(ordered: np.ndarray, lower: float, upper: float) -> tuple[float, ...]:
+    """Quantiles of ordered entries at evenly spaced probabilities, interpolated linearly, between the bounds."""
     position = np.linspace(0.0, len(ordered) - 1, _N_QUANTILES)
     below = np.floor(position).astype(np.int64)
     low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
     share = position - below
     # A weighted mean, as the difference of two large numbers may overflow; of equal ones it may miss them.
     between = np.where(low == high, low, low * (1 - share) + high * share)
+    between[0], between[-1] = lower, upper
     return tuple(np.maximum.accumulate(between).tolist())
 
 

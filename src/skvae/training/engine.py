@@ -106,6 +106,8 @@ class Optimizer:
     def update(self, learning_rate: float) -> Tensor:
         """Update by what `grad` holds; returns its norm before clipping."""
         norm = torch.linalg.vector_norm(self.grad)
+        # On the CPU a look costs nothing, and saves the kernel from writing the gradients back.
+        may_clip = norm.device.type != "cpu" or not bool(norm <= self.max_norm)
         adam(
             [self.flat],
             [self.grad],
@@ -115,7 +117,7 @@ class Optimizer:
             [self.state["step"]],
             fused=True,
             # The kernel divides the gradient by grad_scale, and does nothing where found_inf is 1.
-            grad_scale=torch.clamp(norm / self.max_norm, min=1.0),
+            grad_scale=torch.clamp(norm / self.max_norm, min=1.0) if may_clip else None,
             found_inf=(norm < torch.inf).logical_not().float(),
             amsgrad=False,
             beta1=0.9,
