@@ -302,9 +302,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Save the fitted estimator as a folder of JSON and safetensors; `skvae.load` reads it.
 
-        The folder appears complete or not at all. No training row is stored in it, but what the columns
-        are is: their names, levels and bounds. Of parts of your own the folder has the weights and the
-        parameters, but no code: `load` asks you for their classes. Callbacks and a RandomState are not saved.
+        The folder appears complete or not at all. No training row is stored in it, but what the columns are is:
+        their names, levels, bounds, quantiles and repeated values. Of parts of your own the folder has the
+        weights and the parameters, but no code: `load` asks you for their classes. Callbacks and a RandomState
+        are not saved.
 
         Parameters
         ----------

@@ -43,7 +43,8 @@ class VAE(BaseVAE):
     posterior : str or Posterior
         q(z|x): "diagonal", "full", "flow", or "deterministic" for a plain autoencoder.
     objective : str or Objective
-        What is maximised: "elbo".
+        What is maximised: "elbo", "iwae", "beta-tcvae", "factor-vae", "mmd", "dip-vae", "geco", "rae"; objects may be
+        added up.
     encoder, decoder : str, Network or torch.nn.Module, optional
         Networks in place of those that `hidden_sizes` describes: "mlp", "residual", a component, or your own
         module, mapping [n, features] to [n, hidden] and [n, latent_dim] to [n, hidden]. The last linear
@@ -180,6 +181,7 @@ class VAE(BaseVAE):
         Parameters
         ----------
         X : array or data frame [n, n_features]
+            Or, here as in every method, the path of a csv or parquet file.
         y : ignored
             Only its length is checked.
         sample_weight : array [n], optional
