@@ -13,13 +13,12 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from data import adult, california_housing, wine_quality
-from skvae import VAE, Gaussian, Schema
+from skvae import VAE, Schema
+from skvae.data import Kind
 from skvae.data.table import read_table
+from skvae.model.likelihoods.table import default_likelihood
 
-GAUSSIAN = {
-    "continuous": Gaussian(scale="row", outliers=1e-3),
-    "integer": Gaussian(scale="row", rounded=True, outliers=1e-3),
-}
+GAUSSIAN = {str(kind): default_likelihood(kind) for kind in (Kind.CONTINUOUS, Kind.INTEGER)}
 DATA = {"adult": adult, "california housing": california_housing, "wine quality, red": wine_quality}
 
 

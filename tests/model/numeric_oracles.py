@@ -22,6 +22,11 @@ def rescaled(column: Column, factor: float) -> Column:
     return replace(column, **facts, **lists)
 
 
+def uniform(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Probabilities in (0, 1), the same at every call."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-6, 1 - 1e-6)
+
+
 def limited(x, lower, upper):
     centre, half = (lower + upper) / 2, (upper - lower) / 2
     return centre + half * np.tanh((x - centre) / half)

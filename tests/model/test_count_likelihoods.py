@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numeric_oracles import uniform
 from scipy import integrate, optimize, special, stats
 
 from skvae.data.columns import Column, Kind
@@ -147,10 +148,6 @@ CASES = [
     Case("ordinal-of-two", Ordinal(), [levels("a", 2)], ordinal),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def uniform(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-6, 1 - 1e-6)
 
 
 @every_case

@@ -16,6 +16,7 @@ from numeric_oracles import (
     rescaled,
     spikes_and_gaussian,
     student_t,
+    uniform,
 )
 from scipy import special, stats
 from torch import nn
@@ -151,10 +152,6 @@ CASES = [
     Case("categorical-ordinal", Categorical(), [levels("a", 3, Kind.ORDINAL), levels("b", 3)], categorical),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def uniform(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-6, 1 - 1e-6)
 
 
 @every_case

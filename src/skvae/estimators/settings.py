@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from skvae.data.columns import Column
+from skvae.model.checks import is_number
 
 QUALITIES = ("fast", "default", "high")
 
@@ -89,9 +89,9 @@ def check_parameters(params: dict[str, Any]) -> None:
         lambda v: not isinstance(v, str) and all(_is_whole(width) and width >= 1 for width in v),
         "'auto' or a tuple of whole numbers ≥ 1 (empty for a linear model)",
     )
-    _check(params, "learning_rate", lambda v: _is_number(v) and 0 < v < math.inf, "'auto' or a number > 0")
-    _check(params, "masking", lambda v: _is_number(v) and 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
-    _check(params, "validation_fraction", lambda v: _is_number(v) and 0 < v < 1, "a share of rows in (0, 1)")
+    _check(params, "learning_rate", lambda v: is_number(v) and 0 < v < math.inf, "'auto' or a number > 0")
+    _check(params, "masking", lambda v: is_number(v) and 0 <= v <= 1, "'auto' or a share of rows in [0, 1]")
+    _check(params, "validation_fraction", lambda v: is_number(v) and 0 < v < 1, "a share of rows in (0, 1)")
     _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
     _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
     _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
@@ -129,10 +129,6 @@ def _check(params: dict[str, Any], name: str, valid: Any, expected: str) -> None
 
 def _is_whole(value: Any) -> bool:
     return not isinstance(value, bool) and hasattr(value, "__index__")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_device(value: Any) -> bool:
