@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE
+    from skvae.estimators import VAE, VAEClassifier, VAERegressor
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -94,6 +94,8 @@ __all__ = [
     "StudentT",
     "Table",
     "TrainingError",
+    "VAEClassifier",
+    "VAERegressor",
     "VampPrior",
     "load",
 ]

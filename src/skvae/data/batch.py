@@ -22,7 +22,7 @@ class Batch:
     seen : Tensor [n, C], bool, or None
         Which of them this step uses (a subset of `observed`); None when it uses all that is observed.
     target : Tensor [n, ...] or None
-        Standardised or encoded y.
+        Standardised or encoded y, NaN where it is missing.
     weight : Tensor [n] or None
         Row weights with mean 1; None for equal weights.
     index : Tensor [n], int64, or None
@@ -63,6 +63,15 @@ class Batch:
         """The same rows without the entries where `hidden` [n, C] is true."""
         seen = ~hidden if self.observed is None else self.observed & ~hidden
         return replace(self, seen=seen)
+
+    def repeat(self, times: int) -> Batch:
+        """All rows, one after another, so many times."""
+        repeated = {
+            field.name: torch.cat([value] * times)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Batch(**repeated)
 
     def chunks(self, n_rows: int) -> list[Batch]:
         """Consecutive pieces of at most `n_rows` rows."""

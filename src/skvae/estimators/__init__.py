@@ -1,12 +1,15 @@
 """The face of the package: one estimator per job."""
 
-from skvae.estimators.base import BaseVAE
+from typing import Any
+
+from skvae.estimators.classifier import VAEClassifier
+from skvae.estimators.regressor import VAERegressor
 from skvae.estimators.vae import VAE
 
-__all__ = ["VAE", "by_name"]
+__all__ = ["VAE", "VAEClassifier", "VAERegressor", "by_name"]
 
 
-def by_name(name: str) -> type[BaseVAE]:
+def by_name(name: str) -> type[Any]:
     """The estimator class that a saved model names."""
-    classes = {cls.__name__: cls for cls in (VAE,)}
+    classes = {cls.__name__: cls for cls in (VAE, VAEClassifier, VAERegressor)}
     return classes[name]

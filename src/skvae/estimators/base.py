@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
@@ -31,10 +31,12 @@ from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
+from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
 from skvae.model.networks import Custom, network
+from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
 from skvae.training import History, Noise, Plan, fit
 from skvae.training.engine import choose_device, threads_for
@@ -88,6 +90,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_features_in_: int
     handle_unknown: str
     _decided: dict[str, Any]
+    _task: Task | None = None
 
     def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
         """Read X and check the names and number of its columns as scikit-learn does."""
@@ -120,7 +123,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _rows(self, X: Any) -> Batch:
         return self._encode(self._table(X))
 
-    def _begin(self, X: Any, y: Any, sample_weight: Any, *, anew: bool) -> tuple[Batch, int]:
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, *, anew: bool, target: torch.Tensor | None = None
+    ) -> tuple[Batch, int]:
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
@@ -140,7 +145,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self._continue(params, table.n_rows)
             # Each continuation draws its own noise, whatever the seed.
             seed += self.history_.info["n_steps"]
-        rows = _weighted(self._encode(table), weight)
+        rows = _weighted(replace(self._encode(table), target=target), weight)
         if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
             self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
             self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
@@ -153,10 +158,13 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         params = self.get_params(deep=False)
         body = MLP(settings.hidden_sizes)
         objective = resolve(Objective, params["objective"], "objective")
+        make: Callable[..., LatentVariableModel] = LatentVariableModel
+        if self._task is not None:
+            objective, make = Supervised(objective, self._task.weight), self._task.model
         objective.check()
         device = choose_device(params["device"])
         with seeded_torch(seed):
-            model = LatentVariableModel(
+            model = make(
                 schema.modelled,
                 latent_dim=settings.latent_dim,
                 encoder=network(params["encoder"], body, "encoder"),
@@ -178,6 +186,17 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_objective: dict[str, torch.Tensor] | None = None
         self._made_from = {name: repr(params[name]) for name in _MADE_FROM}
+
+    def _sibling(self, task: Task | None, seed: int) -> Self:
+        """An untrained estimator for the same rows: other weights, another task."""
+        other = clone(self)
+        other._task = task
+        for name in ("n_features_in_", "feature_names_in_"):
+            if name in vars(self):
+                setattr(other, name, getattr(self, name))
+        other._assemble(self.schema_, Settings.from_dict(self.settings_), seed, self.likelihood_.chosen)
+        other._decided = dict(self._decided)
+        return other
 
     def _continue(self, params: dict[str, Any], n_rows: int) -> None:
         """Settle for more training of the same model what may change from fit to fit."""
@@ -336,11 +355,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "likelihood": {name: persistence.encode(part) for name, part in (self.likelihood_.chosen or {}).items()},
             "n_features_in": self.n_features_in_,
             "has_feature_names": hasattr(self, "feature_names_in_"),
+            "task": None if self._task is None else self._task.to_dict(),
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         schema = Schema.from_dict(state["schema"])
         chosen = {name: persistence.decode(part) for name, part in state.get("likelihood", {}).items()}
+        if state.get("task") is not None:
+            self._task = Task.from_dict(state["task"])
         self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"], chosen)
         self.history_ = History.from_dict(state["history"])
         self.n_features_in_ = state["n_features_in"]

@@ -93,7 +93,7 @@ def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor) -> Tensor:
         if kl is None:
             bounds.append((terms.log_p.total() - terms.log_q.total()).mean(0))
         else:
-            bounds.append(terms.log_p["x"].mean(0) - kl.sum(-1))
+            bounds.append(terms.log_p.total(without="z").mean(0) - kl.sum(-1))
     return torch.cat(bounds)
 
 

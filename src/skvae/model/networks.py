@@ -23,6 +23,9 @@ ACTIVATIONS = {
 }
 
 
+# Bins of repeated values are no narrower, in standardised units, than this.
+_NARROWEST_BIN = 1e-3
+
 # What a user's own module is given.
 _RECEIVED = {
     "encoder": "the features of an embedded row (one per column, two where entries may be missing or are hidden by "
@@ -200,6 +203,9 @@ class Embedding(nn.Module):
     Numeric columns enter standardised, discrete columns with two or ordered levels as standardised codes,
     the others as learned vectors, looked up for all columns at once (no one-hot matrices). A missing entry
     gives 0 or a vector of its own; with `masks`, every entry that is not embedded is accompanied by 0 or 1.
+    With `piecewise`, a numeric column enters also as how far it has come through each of its 16 quantile bins
+    (the piecewise linear encoding of Gorishniy, Rubachev & Babenko 2022, equation 1, less ½), so that the network
+    need not learn where a column bends.
 
     Parameters
     ----------
@@ -208,11 +214,14 @@ class Embedding(nn.Module):
         Whether rows with missing or hidden entries are to be expected.
     size : int
         Length of the vectors.
+    piecewise : bool
+        Whether numeric columns enter by their quantile bins too.
 
     Attributes
     ----------
     n_out : int
-        Number of features: one per column that is not embedded, two with `masks`, and `size` per embedded one.
+        Number of features: one per column that is not embedded, two with `masks`, 16 more per numeric one with
+        `piecewise`, and `size` per embedded one.
     """
 
     offset: Tensor
@@ -221,8 +230,11 @@ class Embedding(nn.Module):
     embedded: Tensor
     first_level: Tensor
     missing_level: Tensor
+    numeric: Tensor
+    lower_edge: Tensor
+    bin_width: Tensor
 
-    def __init__(self, columns: Sequence[Column], masks: bool, size: int = 8) -> None:
+    def __init__(self, columns: Sequence[Column], masks: bool, size: int = 8, piecewise: bool = False) -> None:
         super().__init__()
         embedded = [j for j, column in enumerate(columns) if column.kind == Kind.CATEGORICAL]
         dense = [j for j in range(len(columns)) if j not in set(embedded)]
@@ -242,6 +254,14 @@ class Embedding(nn.Module):
             self.register_buffer("first_level", ends - sizes, persistent=False)
             self.register_buffer("missing_level", ends - 1, persistent=False)
             self.vectors = nn.Embedding(int(ends[-1]), size)
+        numeric = [k for k, j in enumerate(dense) if columns[j].quantiles] if piecewise else []
+        self.piecewise = bool(numeric)
+        if self.piecewise:
+            edges = torch.stack([_bin_edges(columns[dense[k]]) for k in numeric])  # [numeric, bins + 1]
+            self.register_buffer("numeric", torch.tensor(numeric, dtype=torch.int64), persistent=False)
+            self.register_buffer("lower_edge", edges[:, :-1].contiguous(), persistent=False)
+            self.register_buffer("bin_width", edges.diff(dim=1).clamp(min=_NARROWEST_BIN), persistent=False)
+            self.n_out += self.lower_edge.numel()
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
         only_dense = self.embedded.numel() == 0
@@ -252,6 +272,12 @@ class Embedding(nn.Module):
             shown = (mask if only_dense else mask.index_select(1, self.dense)).to(x.dtype)
             x = x * shown
         features = [x]
+        if self.piecewise:
+            along = (x.index_select(1, self.numeric).unsqueeze(-1) - self.lower_edge) / self.bin_width
+            along = along.clamp(0.0, 1.0) - 0.5  # [n, numeric, bins]
+            if mask is not None:
+                along = along * shown.index_select(1, self.numeric).unsqueeze(-1)
+            features.append(along.flatten(1))
         if self.masks:
             features.append(torch.ones_like(x) if mask is None else shown)
         if not only_dense:
@@ -260,6 +286,12 @@ class Embedding(nn.Module):
                 level = torch.where(mask.index_select(1, self.embedded), level, self.missing_level)
             features.append(self.vectors(level).flatten(1))
         return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+
+
+def _bin_edges(column: Column) -> Tensor:
+    """Every other quantile of a column, standardised, [17]."""
+    edges = (torch.tensor(column.quantiles, dtype=torch.float64) - column.offset) / column.scale
+    return edges[::2].float()
 
 
 def _activation(name: str) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -38,9 +39,37 @@ class Factors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._makers)
 
-    def total(self) -> Tensor:
-        """Sum of all factors, [S, B]; 0 if there are none."""
-        return sum(self.values())  # type: ignore[return-value]
+    def total(self, *, without: str = "") -> Tensor:
+        """Sum of all factors but one, [S, B]; 0 if there are none."""
+        found = [self[name] for name in self if name != without]
+        return sum(found[1:], found[0]) if found else 0.0  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a model with targets says of those of one batch.
+
+    Attributes
+    ----------
+    log_p_y : Tensor [B]
+        log p(y|x), or q(y|x) where the model has one, of the targets that a row has; 0 for none.
+    labelled : Tensor [B]
+        Share of its targets that a row has.
+    entropy : Tensor [B] or None
+        Of q(y|x), where targets that are missing were drawn or summed out.
+    share : Tensor [K, B] or None
+        q(y = k|x) of the K copies of each row that the terms are about: all labels, one after another; one-hot
+        where y is known. None if each row stands there once.
+    """
+
+    log_p_y: Tensor
+    labelled: Tensor
+    entropy: Tensor | None = None
+    share: Tensor | None = None
+
+    def per_row(self, value: Tensor) -> Tensor:
+        """The mean over labels [B] of a value of each copy [K B]."""
+        return value if self.share is None else (self.share * value.unflatten(0, self.share.shape)).sum(0)
 
 
 class Terms:
@@ -64,6 +93,8 @@ class Terms:
     log_p, log_q, log_q_detached : Factors
         Factors of the joint density and of the posterior, [S, B]; the last with the posterior's parameters
         detached. A posterior without a density has none.
+    supervision : Supervision or None
+        Of a model with targets.
     kl : Tensor [B, D] or None
         Closed-form KL(q ‖ p) per dimension, where one exists (see `kl_divergence`).
     """
@@ -78,6 +109,8 @@ class Terms:
         progress: Tensor | float = 1.0,
         context: Tensor | None = None,
         prior_eps: Tensor | None = None,
+        supervision: Supervision | None = None,
+        **factors: Callable[[], Tensor],
     ) -> None:
         self.z = z
         self.posterior = posterior
@@ -87,12 +120,13 @@ class Terms:
         self.progress = progress
         self.context = context
         self.prior_eps = prior_eps
+        self.supervision = supervision
 
         # None of the makers refers to self: a cycle would keep the graph of a step alive until the next
         # garbage collection, and its memory from being used again.
         columns = Factors(x=lambda: _observed_log_prob(distribution, batch))
         self._columns = columns
-        self.log_p = Factors(x=lambda: columns["x"].sum(-1), z=lambda: prior.log_prob(z, context))
+        self.log_p = Factors(x=lambda: columns["x"].sum(-1), z=lambda: prior.log_prob(z, context), **factors)
         self.log_q, self.log_q_detached = Factors(), Factors()
         if posterior.has_density:
             self.log_q = Factors(z=lambda: posterior.log_prob(z))
@@ -129,8 +163,11 @@ class LatentVariableModel(nn.Module):
     likelihood : Table
     masks : bool
         Whether rows with missing or hidden entries are to be expected.
-    n_context : int
-        Length of the context vectors given to encoder and decoder.
+    n_context : int or dict of str to int
+        Length of the context vectors given to encoder, decoder and prior; by part ("encoder", "posterior",
+        "decoder", "prior") where they differ.
+    piecewise : bool
+        See `Embedding`.
     """
 
     def __init__(
@@ -144,26 +181,38 @@ class LatentVariableModel(nn.Module):
         prior: Prior,
         likelihood: Table,
         masks: bool,
-        n_context: int = 0,
+        n_context: int | Mapping[str, int] = 0,
+        piecewise: bool = False,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.n_columns = len(columns)
-        self.embedding = Embedding(columns, masks)
-        self.encoder = encoder.bind(self.embedding.n_out + n_context)
-        self.posterior = posterior.bind(self.encoder.n_out, latent_dim)
-        self.prior = prior.bind(latent_dim, n_context)
-        self.decoder = decoder.bind(latent_dim + n_context)
+        self.embedding = Embedding(columns, masks, piecewise=piecewise)
+        if not isinstance(n_context, Mapping):
+            n_context = dict.fromkeys(("encoder", "decoder", "prior"), n_context)
+        self.encoder = encoder.bind(self.embedding.n_out + n_context.get("encoder", 0))
+        self.posterior = posterior.bind(self.encoder.n_out + n_context.get("posterior", 0), latent_dim)
+        self.prior = prior.bind(latent_dim, n_context.get("prior", 0))
+        self.decoder = decoder.bind(latent_dim + n_context.get("decoder", 0))
         self.likelihood = likelihood.bind(columns)
         self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
         self.prior.attach(self)
 
-    def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
-        """q(z|x) of each row."""
+    @property
+    def n_noise(self) -> int:
+        """Standard normal numbers that a draw in training takes."""
+        return self.latent_dim
+
+    def hidden(self, batch: Batch, context: Tensor | None = None) -> Tensor:
+        """What the encoder makes of each row, [B, hidden]."""
         features = self.embedding(batch.values, batch.mask)  # [B, features]
         if context is not None:
             features = torch.cat([features, context], dim=-1)
-        return self.posterior(self.encoder(features), context)
+        return self.encoder(features)
+
+    def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
+        """q(z|x) of each row."""
+        return self.posterior(self.hidden(batch, context), context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x|z) for `z` [S, B, D]."""

@@ -78,8 +78,8 @@ def fit(
 
     `anew` says that the model has not been trained before, `optimizer_state` is that of an earlier call.
 
-    With validation rows, the weights of the epoch with the best unweighted bound after the objective's
-    warm-up are restored at the end.
+    With validation rows, the weights of the epoch that is best by what the objective monitors, as a rule the
+    unweighted bound, after its warm-up are restored at the end.
 
     Raises
     ------
@@ -138,8 +138,8 @@ def fit(
                 means = evaluate(model, objective, *held_out)
                 epoch_record |= {f"validation_{name}": value for name, value in means.items()}
                 # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
-                if step >= objective.warm_up * n_steps and means["bound"] > best_bound:
-                    best_bound, best_epoch = means["bound"], epoch
+                if step >= objective.warm_up * n_steps and means[objective.monitor] > best_bound:
+                    best_bound, best_epoch = means[objective.monitor], epoch
                     best = run.optimizer.snapshot()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
@@ -179,7 +179,7 @@ def _epoch(
     order = torch.randperm(len(train), generator=stream, device=device)
     for done, rows in zip(progress, order.split(batch_size), strict=False):
         batch = _as_seen(train.rows(rows), model, plan, stream)
-        shape = (objective.n_draws, batch_size, model.latent_dim)
+        shape = (objective.n_draws, batch_size, model.n_noise)
         eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
         yield Inputs(batch, eps, done, _prior_noise(model, objective, stream))
 
@@ -205,7 +205,7 @@ def _freeze(
     stream = noise.stream("validation")
     device = validation.values.device
     validation = _as_seen(validation, model, plan, stream)
-    shape = (len(validation), objective.n_draws, model.latent_dim)
+    shape = (len(validation), objective.n_draws, model.n_noise)
     eps = torch.randn(shape, generator=stream, device=device).transpose(0, 1)  # [S, n, D]
     return validation, eps, _prior_noise(model, objective, stream)
 

@@ -9,6 +9,7 @@ from skvae.model.objectives.iwae import IWAE
 from skvae.model.objectives.mmd import MMD
 from skvae.model.objectives.rae import RAE
 from skvae.model.objectives.sums import Regulariser, Sum
+from skvae.model.objectives.supervised import Supervised
 from skvae.model.objectives.total_correlation import BetaTCVAE
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Penalty",
     "Regulariser",
     "Sum",
+    "Supervised",
 ]

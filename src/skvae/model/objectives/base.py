@@ -81,6 +81,8 @@ class Objective(Component):
     warm_up : float
         Share of training during which the objective is not yet what it will be; the best epoch is chosen
         after it.
+    monitor : str
+        The recorded piece whose mean over held-out rows chooses the best epoch; larger is better.
     player : Module or None
         A second player, which the model's optimiser leaves alone: it makes its own step on
         `Losses.player` after each of the model's.
@@ -89,6 +91,7 @@ class Objective(Component):
     n_draws: int = 1
     n_prior_draws: int = 0
     warm_up: float = 0.0
+    monitor: str = "bound"
     player: nn.Module | None
 
     def __init__(self) -> None:

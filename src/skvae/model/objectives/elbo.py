@@ -68,7 +68,7 @@ class ELBO(Objective):
             raise ValueError("ELBO: free_bits needs the KL per dimension; use kl='auto' or 'closed'")
 
     def forward(self, terms: Terms) -> Losses:
-        log_p_x = mean_over_draws(terms.log_p["x"])  # [B]
+        log_p_x = mean_over_draws(terms.log_p.total(without="z"))  # [B]
         if self.beta == 0 and "z" not in terms.log_q:
             return Losses(loss=-log_p_x, bound=log_p_x.detach(), named={"log_p_x": log_p_x})
         by_dimension = None if self.kl == "monte-carlo" else terms.kl  # [B, D]

@@ -70,7 +70,7 @@ class GECO(Objective):
         self.baseline.fill_(total / count)
 
     def forward(self, terms: Terms) -> Losses:
-        log_p_x = mean_over_draws(terms.log_p["x"])  # [B]
+        log_p_x = mean_over_draws(terms.log_p.total(without="z"))  # [B]
         kl = divergence(terms, terms.kl)
         multiplier = self.log_multiplier.exp()
         loss = kl - multiplier * log_p_x

@@ -63,7 +63,7 @@ class IWAE(Objective):
             surrogate = surrogate + ((weights - 1).unsqueeze(-1) * path * terms.z).sum(-1).sum(0)
             loss = surrogate - (surrogate.detach() + bound)
         named = {
-            "log_p_x": mean_over_draws(terms.log_p["x"]),
+            "log_p_x": mean_over_draws(terms.log_p.total(without="z")),
             "kl": mean_over_draws(log_q - terms.log_p["z"]),
             "effective_draws": 1 / weights.square().sum(0),
         }

@@ -69,7 +69,7 @@ class RAE(Objective):
             self.n_prior_draws = math.ceil(model.n_columns / model.latent_dim)  # noise enough for the signs
 
     def forward(self, terms: Terms) -> Losses:
-        log_p_x = mean_over_draws(terms.log_p["x"])  # [B]
+        log_p_x = mean_over_draws(terms.log_p.total(without="z"))  # [B]
         size = mean_over_draws(terms.z.square().sum(-1))
         bound = log_p_x - 0.5 * self.beta * size
         named = {"log_p_x": log_p_x, "squared_norm": size}

@@ -3,11 +3,12 @@
 from skvae.model.priors.base import Prior, kl_divergence, register_kl
 from skvae.model.priors.flow import FlowPrior
 from skvae.model.priors.mixture import GaussianMixture, Mixture
-from skvae.model.priors.normal import ConditionalNormal, StandardNormal
+from skvae.model.priors.normal import ConditionalNormal, DirectedNormal, StandardNormal
 from skvae.model.priors.vamp import VampPrior
 
 __all__ = [
     "ConditionalNormal",
+    "DirectedNormal",
     "FlowPrior",
     "GaussianMixture",
     "Mixture",

@@ -51,7 +51,7 @@ class Prior(Component):
         raise NotImplementedError
 
 
-ClosedForm = Callable[[Any, Any, Tensor | None], Tensor]
+ClosedForm = Callable[[Any, Any, Tensor | None], Tensor | None]
 _CLOSED_FORMS: dict[tuple[type, type], ClosedForm] = {}
 
 

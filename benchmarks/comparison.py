@@ -1,0 +1,68 @@
+"""Models run over the splits of data sets, and the tables and counts of what they measured."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+OURS = "skvae"
+
+
+class Split(NamedTuple):
+    data: str
+    seed: int
+    X: Any
+    y: Any
+    X_test: Any
+    y_test: Any
+
+
+Measures = dict[str, float]
+Model = Callable[[Split], Measures]
+
+
+class Results:
+    """What a section measured: of each data set and model, the measures of every seed."""
+
+    def __init__(self) -> None:
+        self.seeds: dict[str, dict[str, list[Measures]]] = {}
+
+    def run(self, data: str, models: dict[str, Model], splits: Iterable[list[Split]]) -> None:
+        """Runs every model over the splits, a list of one or more for each seed, and prints the data set's table."""
+        rows = self.seeds[data] = {name: [] for name in models}
+        for parts in splits:
+            for name, model in models.items():
+                folds = [model(split) for split in parts]
+                rows[name].append({measure: float(np.mean([f[measure] for f in folds])) for measure in folds[0]})
+                values = "  ".join(f"{measure} {value:.3f}" for measure, value in rows[name][-1].items())
+                print(f"seed {parts[0].seed}  {data}  {name:16} {values}", flush=True)
+        self.table(data)
+
+    def table(self, data: str) -> None:
+        rows = self.seeds[data]
+        measures = list(next(iter(rows.values()))[0])
+        print(f"\n{data:32}" + "".join(f"{measure:>18}" for measure in measures))
+        for name in rows:
+            cells = (f"{self.mean(data, name, m):.3f} ± {self.spread(data, name, m):.3f}" for m in measures)
+            print(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
+        print(flush=True)
+
+    def values(self, data: str, name: str, measure: str) -> list[float]:
+        return [seed[measure] for seed in self.seeds[data][name]]
+
+    def mean(self, data: str, name: str, measure: str) -> float:
+        return float(np.mean(self.values(data, name, measure)))
+
+    def spread(self, data: str, name: str, measure: str) -> float:
+        values = self.values(data, name, measure)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    def best(self, data: str, measure: str, others: Iterable[str] | None = None) -> float:
+        """The lowest mean of the other models."""
+        others = others or [name for name in self.seeds[data] if not name.startswith(OURS)]
+        return min(self.mean(data, name, measure) for name in others)
+
+    def count(self, what: str, holds: Callable[[str], bool], bar: str = "none") -> None:
+        won = [data for data in self.seeds if holds(data)]
+        lost = ", ".join(data for data in self.seeds if data not in won) or "none"
+        print(f"{what}: {len(won)} of {len(self.seeds)} (bar: {bar}); lost: {lost}")

@@ -1,0 +1,444 @@
+"""VAEClassifier: predicts labels with their probabilities, from few of them if need be, and generates rows."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from skvae.data.batch import Batch
+from skvae.data.columns import Column, Kind
+from skvae.estimators.base import new_seed, to_numpy
+from skvae.estimators.supervised import SupervisedVAE, takes_parameters_of
+from skvae.estimators.task import Task
+from skvae.estimators.vae import VAE
+from skvae.model import Categorical, Table
+from skvae.model.heads import label_log_probs
+from skvae.training import Noise
+from skvae.training.randomness import open_uniform
+
+# More labels than this are not summed out by M2 unless it is asked for: each is a copy of every row.
+_MAX_ENUMERATED = 20
+# Standard deviation of log T that is thought likely.
+_TEMPERATURE_SPREAD = 0.5
+
+
+class VAEClassifier(ClassifierMixin, SupervisedVAE):
+    """Classification by a variational autoencoder of rows and labels, from all labels or a few.
+
+    One model predicts labels with calibrated probabilities, generates rows of a wanted class, and learns from rows
+    without a label and from rows with missing entries.
+
+    Parameters
+    ----------
+    structure : {"auto", "m2", "m1+m2", "joint"}
+        "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
+        & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
+        p(z) p(x|z) p(y|z), with q(z|x). "auto": the one that predicts held-out labels better; below 100 labelled
+        rows "m1+m2" if there are rows without, else "joint".
+    target_weight : float or "auto"
+        α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
+        tries the number of columns, and ten times that, for a quarter of the planned epochs each, and takes what
+        predicts held-out labels better; `trials_` and `history_.info` show it.
+    n_estimators : int
+        Members of an ensemble, whose probabilities are averaged.
+    class_weight : None, "balanced" or dict
+        Weights of the classes, as in scikit-learn; rows without a label weigh 1.
+    unlabelled : "auto", None or label
+        What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
+        nothing but −1 and one other value: then −1 is a class, and a warning says so.
+    **parameters
+        Those of `VAE`.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Sorted; never the mark of unlabelled rows.
+    vae_ : VAE
+        The first member, with all methods of a VAE (of "m1+m2", the VAE of the rows).
+    estimators_ : list of VAE
+    structure_ : str
+    target_weight_ : float
+    trials_ : list of dict
+        Held-out log p(y|x), in nats, of each candidate that "auto" tried.
+    temperature_ : float
+        By which the log-odds are divided: fitted on the rows that stopped the training (Guo, Pleiss, Sun & Weinberger
+        2017), 1 where there were none.
+    latent_direction_ : ndarray [n_classes, latent_dim]
+    history_ : History
+
+    References
+    ----------
+    D. P. Kingma, D. J. Rezende, S. Mohamed & M. Welling (2014), Semi-supervised learning with deep generative models.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAEClassifier
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = VAEClassifier(max_epochs=30, random_state=0).fit(X, y)
+    >>> model.predict_proba(X[:2]).shape
+    (2, 3)
+    """
+
+    _structures = ("m2", "m1+m2", "joint")
+
+    @takes_parameters_of(VAE)
+    def __init__(
+        self,
+        *,
+        structure: str = "auto",
+        target_weight: float | str = "auto",
+        n_estimators: int = 1,
+        class_weight: Any = None,
+        unlabelled: Any = "auto",
+    ) -> None: ...
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, *, sample_weight: Any = None) -> Self:
+        """Make one pass over X and y, starting a model if there is none; without anything held out.
+
+        Parameters
+        ----------
+        X : array or data frame [n, n_features]
+        y : array [n]
+        classes : array, optional
+            All labels that will ever come; needed at the first call if y lacks some.
+        sample_weight : array [n], optional
+
+        Returns
+        -------
+        self
+        """
+        fitted = self.__sklearn_is_fitted__()
+        if classes is not None and fitted and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes={classes!r} is not the same as at the first call, {self.classes_!r}")
+        self._expected = None if classes is None or fitted else np.unique(classes)
+        try:
+            return super().partial_fit(X, y, sample_weight=sample_weight)
+        finally:
+            self._expected = None
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, [n, n_classes], in the order of `classes_`."""
+        check_is_fitted(self)
+        rows = self.estimators_[0]._rows(self._features(X))
+        return np.exp(_tempered(self._log_probs(rows), self.temperature_))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row, [n]."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy over the rows that have a label."""
+        y = np.asarray(y)
+        labelled = ~self._unmarked(y)
+        if not labelled.any():
+            raise ValueError("y holds no label: there is nothing to score; pass rows that have one")
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labelled]
+        return float(accuracy_score(y[labelled], self.predict(X)[labelled], sample_weight=weight))
+
+    def sample(self, n_samples: int = 1, *, y: Any = None, random_state: Any = None) -> tuple[Any, np.ndarray]:
+        """New rows and their labels.
+
+        Parameters
+        ----------
+        n_samples : int
+        y : label or array [n_samples], optional
+            Wanted labels: rows are then drawn from p(x|y). Without them, from p(x), and y from p(y|x).
+        random_state : int, RandomState or None
+            None gives other rows at every call.
+
+        Returns
+        -------
+        X : array or data frame like X at fit
+        y : ndarray [n_samples]
+        """
+        check_is_fitted(self)
+        self.vae_._check_count(n_samples, "n_samples")
+        seed = new_seed(random_state)
+        noise = Noise(seed, self.vae_._device)
+        if y is None:
+            X = self.vae_.sample(n_samples, random_state=seed)
+            cumulative = self.predict_proba(X).cumsum(1)
+            u = to_numpy(open_uniform((n_samples, 1), noise.stream("targets")))
+            return X, self.classes_[(cumulative < u * cumulative[:, -1:]).sum(1)]
+        codes = self._codes(np.broadcast_to(np.asarray(y), (n_samples,)) if np.ndim(y) == 0 else np.asarray(y))
+        if len(codes) != n_samples:
+            raise ValueError(f"y has {len(codes)} labels; expected one, or one for each of the {n_samples} samples")
+        target = torch.from_numpy(codes.astype(np.float32)).unsqueeze(1)
+        z = self._latents_given(target, noise.stream("latents"))
+        return self._rows_from(z, noise), self.classes_[codes]
+
+    def traverse(self, X: Any, y_values: Any) -> list[Any]:
+        """Each row as it would look in other classes: z stays as it is, or moves by what sets the classes apart.
+
+        Parameters
+        ----------
+        X : array or data frame [n, n_features]
+        y_values : array [m]
+            Labels.
+
+        Returns
+        -------
+        list of m arrays or data frames like X at fit, n rows each
+        """
+        check_is_fitted(self)
+        codes = self._codes(np.atleast_1d(np.asarray(y_values)))
+        member = self.estimators_[0]
+        rows = member._rows(self._features(X))
+        z = member._means(rows)
+        now = self._log_probs(rows).argmax(1)
+        found = []
+        for code in codes:
+            target = np.full(len(rows), code)
+            if self._task.structure == "m2":
+                n_labels = len(self.classes_)
+                labels = torch.eye(n_labels, dtype=z.dtype, device=z.device)[torch.from_numpy(target).to(z.device)]
+                moved = torch.cat([z[:, :-n_labels], labels], dim=1)
+            else:
+                moved = z + torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
+            found.append(self._rows_from(moved))
+        return found
+
+    # -- M1 + M2
+
+    def _rows_from(self, z: torch.Tensor, noise: Noise | None = None) -> Any:
+        """Rows for latents of the first member: draws with noise, else means and modes."""
+        member = self.estimators_[0]
+        stream = None if noise is None else noise.stream("entries")
+        decoded = member._decode(z, draws=stream)
+        if member is self.vae_:
+            return decoded
+        below = torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
+        return self.vae_._decode(below, draws=None if noise is None else noise.stream("entries below"))
+
+    def _features(self, X: Any) -> Any:
+        return self._m1.transform(X) if self._m1 is not None else X
+
+    def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
+        self._m1 = None
+        if self.get_params(deep=False)["structure"] == "m1+m2":
+            self._m1 = VAE(**self._vae_params()).fit(X)
+        return self._first_of(X, y, sample_weight)
+
+    def _first_of(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
+        if self._m1 is None:
+            return super()._first(X, y, sample_weight)
+        first, rows, seed = super()._first(self._m1.transform(X), y, sample_weight)
+        self.n_features_in_ = self._m1.n_features_in_
+        return first, rows, seed
+
+    def _finish(
+        self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
+    ) -> None:
+        super()._finish(members, task, train, validation, calibration)
+        if self._m1 is not None:
+            self.vae_, self.structure_ = self._m1, "m1+m2"
+            if hasattr(self._m1, "feature_names_in_"):
+                self.feature_names_in_ = self._m1.feature_names_in_
+
+    def _members(self) -> dict[str, VAE]:
+        return super()._members() | ({} if self._m1 is None else {"m1": self._m1})
+
+    def _adopt(self, members: dict[str, VAE]) -> None:
+        super()._adopt(members)
+        self._m1 = members.get("m1")
+        if self._m1 is not None:
+            self.vae_, self.structure_ = self._m1, "m1+m2"
+            self.n_features_in_ = self._m1.n_features_in_
+            if hasattr(self._m1, "feature_names_in_"):
+                self.feature_names_in_ = self._m1.feature_names_in_
+
+    # -- what SupervisedVAE asks
+
+    _m1: VAE | None = None
+    _expected: np.ndarray | None = None
+    temperature_: float = 1.0
+
+    def _targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        if isinstance(y, str):
+            raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
+        y = column_or_1d(np.asarray(y), warn=True)
+        if reset:
+            self._mark = self._settled_mark(y)
+        unlabelled = self._unmarked(y)
+        known = y[~unlabelled]
+        if len(known) == 0:
+            raise ValueError("y holds no label: every row is unlabelled; use VAE or VAEClusterer, which need none")
+        check_classification_targets(known if known.dtype.kind != "O" else known.astype(type(known[0])))
+        if reset:
+            classes, counts = np.unique(known, return_counts=True)
+            if self._expected is not None:
+                classes = self._expected
+            elif len(classes) < 2:
+                raise ValueError(f"y has only one class, {classes[0]!r}; a classifier needs at least two")
+            elif counts.min() < 2:
+                rare = classes[counts.argmin()]
+                raise ValueError(
+                    f"class {rare!r} has one row, so that none could be held out; add rows of it, merge it with "
+                    "another class, or mark it unlabelled"
+                )
+            self.classes_ = classes
+            self._columns = (
+                Column(
+                    name=str(getattr(y, "name", None) or "y"),
+                    kind=Kind.CATEGORICAL,
+                    dtype="int64",
+                    levels=tuple(range(len(classes))),
+                ),
+            )
+        codes = np.full((len(y), 1), np.nan)
+        codes[~unlabelled, 0] = self._codes(known)
+        return codes
+
+    def _settled_mark(self, y: np.ndarray) -> Any:
+        """The mark of rows without a label; None for missing entries alone."""
+        mark = self.get_params(deep=False)["unlabelled"]
+        if not (isinstance(mark, str) and mark == "auto"):
+            return mark
+        if y.dtype.kind not in "iufO":
+            return None
+        marked = np.array([_is_minus_one(value) for value in y]) if y.dtype.kind == "O" else y == -1
+        others = np.unique(y[~marked & ~_missing(y)].astype(y.dtype if y.dtype.kind != "O" else str))
+        if marked.any() and len(others) == 1:
+            warnings.warn(
+                f"y holds nothing but -1 and {others[0]!s}: -1 is taken for a class; pass unlabelled=-1 if it marks "
+                "rows without a label, or unlabelled=None to say that it does not",
+                stacklevel=5,
+            )
+            return None
+        return -1
+
+    def _unmarked(self, y: np.ndarray) -> np.ndarray:
+        """Which rows have no label, [n]."""
+        missing = _missing(y)
+        if self._mark is None:
+            return missing
+        if y.dtype.kind == "O":
+            return missing | np.array([value == self._mark for value in y], dtype=bool)
+        if isinstance(self._mark, str) != (y.dtype.kind in "US"):
+            return missing
+        return missing | (y == self._mark)
+
+    def _codes(self, y: np.ndarray) -> np.ndarray:
+        """Positions of labels in `classes_`."""
+        known = np.isin(y, self.classes_)
+        if not known.all():
+            raise ValueError(
+                f"y holds {np.asarray(y)[~known][0]!r}, a class not seen at fit; known are "
+                f"{', '.join(map(repr, self.classes_))}: refit with rows of it"
+            )
+        return np.searchsorted(self.classes_, y)
+
+    def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
+        class_weight = self.get_params(deep=False)["class_weight"]
+        if class_weight is None:
+            return sample_weight
+        labelled = ~np.isnan(y[:, 0])
+        labels = self.classes_[y[labelled, 0].astype(int)]
+        of_class = compute_class_weight(class_weight, classes=self.classes_, y=labels)
+        weight = np.ones(len(y))
+        weight[labelled] = of_class[y[labelled, 0].astype(int)]
+        return weight if sample_weight is None else weight * np.asarray(sample_weight)
+
+    def _target_table(self, rows: Batch) -> Table:
+        return Table(Categorical())
+
+    def _candidates(self, partly_labelled: bool) -> list[str]:
+        if partly_labelled:
+            return ["m2", "joint"] if len(self.classes_) <= _MAX_ENUMERATED else ["joint"]
+        return ["joint", "m2"]
+
+    def _tasks(self, rows: Batch, choose: bool = True) -> list[Task]:
+        return [
+            replace(task, structure="m2") if task.structure == "m1+m2" else task
+            for task in super()._tasks(rows, choose)
+        ]
+
+    def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
+        """Stratified: any first part has its share of every class."""
+        order = super()._order(rows, stream)
+        assert rows.target is not None
+        code = rows.target[order, 0].long().cpu()
+        counts = torch.bincount(code)
+        by_class = code.argsort(stable=True)
+        start = counts.cumsum(0) - counts
+        rank = torch.empty_like(code)
+        rank[by_class] = torch.arange(len(code)) - start[code[by_class]]
+        return order[((rank + 0.5) / counts[code]).argsort(stable=True)]
+
+    def _log_probs(self, rows: Batch) -> np.ndarray:
+        """log p(y|x) [n, K], not tempered."""
+        found = self._predictive_of(self.estimators_, rows)
+        pieces = []
+        for piece in found._pieces:
+            each = [label_log_probs(part).exp().mean(0) for part in piece]
+            pieces.append(torch.stack(each).mean(0).clamp(min=1e-12).log())
+        return to_numpy(torch.cat(pieces)).astype(np.float64)
+
+    def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
+        """The temperature at which held-out labels are likeliest."""
+        self.temperature_ = 1.0
+        if validation is None or validation.target is None:
+            return
+        log_p, code = self._log_probs(validation), to_numpy(validation.target)[:, 0].astype(int)
+
+        def cost(log_temperature: float) -> float:
+            log_q = _tempered(log_p, np.exp(log_temperature))[np.arange(len(code)), code]
+            # A few rows, all of them right, would ask for certainty: log T is held near 0 as by a normal prior.
+            return 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2 - float(log_q.sum())
+
+        self.temperature_ = float(np.exp(minimize_scalar(cost, bounds=(-1.5, 2.5), method="bounded").x))
+
+    def _latent_slopes(self, rows: Batch) -> np.ndarray:
+        """From the centre of all classes to the posterior means of each, [K, D]."""
+        some = rows.rows(self._labelled(rows))
+        assert some.target is not None
+        code = to_numpy(some.target)[:, 0].astype(int)
+        z = to_numpy(self.estimators_[0]._means(replace(some, target=None))).astype(np.float64)
+        sums = np.zeros((len(self.classes_), z.shape[1]))
+        np.add.at(sums, code, z)
+        centres = sums / np.maximum(np.bincount(code, minlength=len(sums)), 1)[:, None]
+        return (centres - centres.mean(0)).astype(np.float32)
+
+    def _saved_state(self) -> dict[str, Any]:
+        return super()._saved_state() | {
+            "classes": self.classes_.tolist(),
+            "mark": self._mark,
+            "temperature": self.temperature_,
+        }
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        super()._restore_state(state)
+        self.classes_, self._mark = np.array(state["classes"]), state["mark"]
+        self._slopes = self._slopes.astype(np.float32)
+        self.temperature_ = state["temperature"]
+
+
+def _tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
+    scaled = log_p / temperature
+    scaled = scaled - scaled.max(1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+
+
+def _missing(y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind == "f":
+        return np.isnan(y)
+    if y.dtype.kind == "O":
+        return np.array([value is None or value != value for value in y], dtype=bool)
+    return np.zeros(len(y), dtype=bool)
+
+
+def _is_minus_one(value: Any) -> bool:
+    return not isinstance(value, (str, bytes)) and value == -1

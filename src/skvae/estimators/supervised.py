@@ -1,0 +1,449 @@
+"""What VAERegressor and VAEClassifier share: labelled rows, candidates, ensembles, predictions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from torch import nn
+
+from skvae import persistence
+from skvae.data.batch import Batch
+from skvae.data.columns import Column
+from skvae.estimators.base import BaseVAE, to_numpy
+from skvae.estimators.task import Task
+from skvae.estimators.vae import VAE
+from skvae.inference.predictive import Predictive
+from skvae.model import Table
+from skvae.model.checks import is_number, is_whole
+from skvae.model.likelihoods import Distribution
+from skvae.training import Noise
+
+# Fewer labelled rows than this are all needed for training.
+_MIN_LABELLED_TO_SPLIT = 100
+# Labelled rows make up at least this share of those of an epoch; the rarer are repeated, with less weight each.
+_MIN_LABELLED_SHARE = 0.25
+# Draws of z for a prediction through p(y|z), and rows predicted at once.
+_N_DRAWS, _ROWS_AT_ONCE = 64, 2048
+# Rows set aside for calibration, at least and at most.
+_MIN_CALIBRATION, _MAX_CALIBRATION = 20, 1_000
+# Part of the planned epochs that each candidate is given before one is chosen.
+_TRIAL = 0.25
+
+
+def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a constructor that stores its own keyword parameters and all those of `parent`'s."""
+
+    def decorate(own: Callable[..., None]) -> Callable[..., None]:
+        mine = list(inspect.signature(own).parameters.values())
+        names = {parameter.name for parameter in mine}
+        theirs = [p for p in inspect.signature(parent.__init__).parameters.values() if p.name not in names]  # type: ignore[misc]
+        parameters = [*mine, *theirs]
+
+        @functools.wraps(own)
+        def construct(self: Any, **given: Any) -> None:
+            unknown = set(given) - {parameter.name for parameter in parameters[1:]}
+            if unknown:
+                raise TypeError(f"{type(self).__name__} has no parameter '{sorted(unknown)[0]}'")
+            for parameter in parameters[1:]:
+                setattr(self, parameter.name, given.get(parameter.name, parameter.default))
+
+        construct.__signature__ = inspect.Signature(parameters)
+        return construct
+
+    return decorate
+
+
+class SupervisedVAE(BaseEstimator):
+    """Shared by the estimators with targets. Each is one VAE of rows and targets, or an ensemble of them.
+
+    Subclasses say what targets they take (`_targets`), which structures and likelihoods come into question
+    (`_structures`, `_target_table`), how rows are held out, and what is fitted after training (`_calibrate`).
+    """
+
+    vae_: VAE
+    estimators_: list[VAE]
+    structure_: str
+    target_weight_: float
+    _columns: tuple[Column, ...]
+    _default_structure: str
+
+    set_params = BaseVAE.set_params
+
+    # -- fitting
+
+    def fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> Self:
+        """Fit the model to rows with and without targets.
+
+        Parameters
+        ----------
+        X : array or data frame [n, n_features]
+            Or the path of a csv or parquet file. Entries may be missing.
+        y : array [n] or [n, n_targets]
+        sample_weight : array [n], optional
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ColumnError
+            A column that cannot be used as it is.
+        ValueError
+            A parameter or target that is out of range.
+        TrainingError
+            If the loss becomes and stays non-finite.
+        """
+        if self.warm_start and self.__sklearn_is_fitted__():
+            return self._go_on(X, y, sample_weight, decay=True)
+        self._check_own()
+        y = self._targets(y, reset=True)
+        first, rows, seed = self._first(X, y, sample_weight)
+        train, validation, calibration = self._held_out(rows, seed)
+        tasks = self._tasks(rows)
+        self.trials_: list[dict[str, Any]] = []
+        best = tasks[0]
+        if len(tasks) > 1:
+            best = self._best_of(first, tasks, train, validation, seed)
+        members = [first._sibling(best, seed + k) for k in range(self.n_estimators)]
+        for k, member in enumerate(members):
+            member._train(_repeated(train), validation, seed + k, decay=True)
+            member.history_.info |= {"structure": best.structure, "target_weight": best.weight}
+        self._finish(members, best, train, validation, calibration)
+        return self
+
+    def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
+        """A VAE for the rows, not trained; the encoded rows with their targets; a seed."""
+        vae = VAE(**self._vae_params())
+        check_consistent_length(self._read_rows(X), y)
+        weight = self._row_weight(y, sample_weight)
+        rows, seed = vae._begin(X, None, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
+        self._schema_columns = vae.schema_.modelled
+        self.n_features_in_ = vae.n_features_in_
+        if hasattr(vae, "feature_names_in_"):
+            self.feature_names_in_ = vae.feature_names_in_
+        return vae, rows, seed
+
+    def _read_rows(self, X: Any) -> Any:
+        return X
+
+    def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
+        return sample_weight
+
+    def _best_of(self, first: VAE, tasks: Sequence[Task], train: Batch, validation: Batch | None, seed: int) -> Task:
+        """The task that predicts held-out targets best after a quarter of the training."""
+        assert validation is not None
+        scores = []
+        for task in tasks:
+            trial = first._sibling(task, seed)
+            trial.settings_ = trial.settings_ | {"max_epochs": max(1, round(_TRIAL * first.settings_["max_epochs"]))}
+            trial._train(_repeated(train), validation, seed, decay=True)
+            score = float(np.mean(self._predictive_of([trial], validation).log_prob(self._in_units(validation))))
+            self.trials_.append({"structure": task.structure, "target_weight": task.weight, "log_p_y": score})
+            scores.append(score)
+        return tasks[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
+
+    def partial_fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> Self:
+        """Make one pass over X and y, starting a model if there is none; without anything held out.
+
+        Parameters
+        ----------
+        X : array or data frame [n, n_features]
+        y : array [n] or [n, n_targets]
+        sample_weight : array [n], optional
+
+        Returns
+        -------
+        self
+        """
+        if self.__sklearn_is_fitted__():
+            return self._go_on(X, y, sample_weight, decay=False)
+        self._check_own()
+        y = self._targets(y, reset=True)
+        first, rows, seed = self._first(X, y, sample_weight)
+        task = self._tasks(rows, choose=False)[0]
+        members = [first._sibling(task, seed + k) for k in range(self.n_estimators)]
+        for k, member in enumerate(members):
+            member._train(rows, None, seed + k, decay=False)
+        self.trials_ = []
+        self._finish(members, task, rows, None, None)
+        return self
+
+    def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
+        """Train the members further."""
+        y = self._targets(y, reset=False)
+        weight = self._row_weight(y, sample_weight)
+        target = torch.from_numpy(y.astype(np.float32))
+        for member in self.estimators_:
+            member.set_params(**self._vae_params())
+            rows, seed = member._begin(X, None, weight, anew=False, target=target)
+            train, validation, calibration = self._held_out(rows, member._noise_seed) if decay else (rows, None, None)
+            member._train(_repeated(train), validation, seed, decay=decay)
+        self._finish(self.estimators_, self._task, train, validation, calibration)
+        return self
+
+    def _finish(
+        self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
+    ) -> None:
+        self.estimators_, self.vae_ = members, members[0]
+        self.structure_, self.target_weight_, self._task = task.structure, task.weight, task
+        self._slopes = self._latent_slopes(train)
+        self._calibrate(validation, calibration)
+
+    def _vae_params(self) -> dict[str, Any]:
+        names = inspect.signature(VAE.__init__).parameters
+        params = self.get_params(deep=False)
+        return {name: params[name] for name in list(names)[1:]}
+
+    def _check_own(self) -> None:
+        """Refuse own parameters that are out of range."""
+        params = self.get_params(deep=False)
+        known = ("auto", *self._structures)
+        if params["structure"] not in known:
+            raise ValueError(f"structure={params['structure']!r}: expected one of {known}")
+        weight = params["target_weight"]
+        if weight != "auto" and not (is_number(weight) and 0 < weight < float("inf")):
+            raise ValueError(f"target_weight={weight!r}: expected 'auto' or a number > 0")
+        if not is_whole(params["n_estimators"]) or params["n_estimators"] < 1:
+            raise ValueError(f"n_estimators={params['n_estimators']!r}: expected a whole number ≥ 1")
+
+    def _tasks(self, rows: Batch, choose: bool = True) -> list[Task]:
+        """The candidates among which validation chooses; the first is the default."""
+        assert rows.target is not None
+        params = self.get_params(deep=False)
+        partly = bool(rows.target.isnan().any())
+        table = self._target_table(rows)
+        structures = [params["structure"]] if params["structure"] != "auto" else self._candidates(partly)
+        n_columns = rows.values.shape[1]
+        weights = [float(params["target_weight"])] if params["target_weight"] != "auto" else [10.0 * n_columns]
+        if params["target_weight"] == "auto" and choose:
+            weights += [float(n_columns)]
+        tasks = [
+            Task(structure, self._columns, table, weight, partly) for structure in structures for weight in weights
+        ]
+        enough = params["early_stopping"] and self._n_labelled(rows) >= _MIN_LABELLED_TO_SPLIT
+        return tasks if choose and enough else tasks[:1]
+
+    def _n_labelled(self, rows: Batch) -> int:
+        return len(self._labelled(rows))
+
+    @staticmethod
+    def _labelled(rows: Batch) -> torch.Tensor:
+        """Positions of the rows that have all targets."""
+        assert rows.target is not None
+        return (~rows.target.isnan()).all(1).nonzero().squeeze(1)
+
+    def _held_out(self, rows: Batch, seed: int) -> tuple[Batch, Batch | None, Batch | None]:
+        """Rows to train on, labelled ones to choose by, and labelled ones that serve calibration alone."""
+        params = self.get_params(deep=False)
+        order = self._order(rows, Noise(seed, "cpu").stream("split"))
+        n, fraction = len(order), params.get("calibration_fraction", 0)
+        if n < _MIN_LABELLED_TO_SPLIT:
+            return rows, None, None
+        n_calibration = min(_MAX_CALIBRATION, max(_MIN_CALIBRATION, round(fraction * n))) if fraction else 0
+        n_validation = max(1, round(params["validation_fraction"] * n)) if params["early_stopping"] else 0
+        rest = torch.ones(len(rows), dtype=torch.bool)
+        rest[order[: n_calibration + n_validation]] = False
+        calibration, validation = order[: n_calibration + n_validation].split([n_calibration, n_validation])
+        return (
+            rows.rows(rest.nonzero().squeeze(1)),
+            rows.rows(validation.sort().values) if n_validation else None,
+            rows.rows(calibration.sort().values) if n_calibration else None,
+        )
+
+    # -- asking
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Posterior means of the latents, as `VAE.transform`; in an ensemble, those of the first member."""
+        check_is_fitted(self)
+        return self.vae_.transform(self._features(X))
+
+    def predict_distribution(self, X: Any) -> Predictive:
+        """p(y|x) of each row: `mean`, `std`, `quantile`, `cdf`, `log_prob` and `crps`, in the units of y.
+
+        Parameters
+        ----------
+        X : array or data frame [n, n_features]
+        """
+        check_is_fitted(self)
+        return self._predictive_of(self.estimators_, self.estimators_[0]._rows(self._features(X)), calibrated=True)
+
+    def _features(self, X: Any) -> Any:
+        return X
+
+    def _predictive_of(self, members: Sequence[VAE], rows: Batch, calibrated: bool = False) -> Predictive:
+        rows = _without_target(rows)
+        pieces: list[list[Distribution]] = []
+        for piece in rows.chunks(_ROWS_AT_ONCE):
+            answers = []
+            for member in members:
+                eps = member._shared_noise(_N_DRAWS)
+                with member._answering(len(piece) * _N_DRAWS):
+                    answers.append(member.model_.predictive(piece, eps))  # type: ignore[operator]
+            pieces.append(answers)
+        return Predictive(pieces, self._columns, self._spread if calibrated else None, self._squeeze)
+
+    def _in_units(self, rows: Batch) -> np.ndarray:
+        """Targets [n, T] in their own units."""
+        assert rows.target is not None
+        offset = np.array([column.offset for column in self._columns])
+        scale = np.array([column.scale for column in self._columns])
+        return to_numpy(rows.target).astype(np.float64) * scale + offset
+
+    # -- generating
+
+    def _latents_given(self, target: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+        """Draws from p(z|y) for encoded targets [n, T], [n, D]."""
+        vae = self.estimators_[0]
+        with vae._answering(len(target)):
+            return vae.model_.latents_given(target.to(vae._device), stream)  # type: ignore[operator]
+
+    def _latent_slopes(self, rows: Batch) -> np.ndarray:
+        """How the posterior means move with the targets, one row per target or class."""
+        raise NotImplementedError
+
+    @property
+    def latent_direction_(self) -> np.ndarray:
+        """Unit vectors in the latent space along which the targets grow; of classes, from the centre of all to each.
+
+        [D] for a single target of a regression, else [n_targets or n_classes, D].
+        """
+        check_is_fitted(self)
+        norm = np.linalg.norm(self._slopes, axis=1, keepdims=True)
+        directions = self._slopes / np.where(norm > 0, norm, 1.0)
+        return directions[0] if self._squeeze and len(directions) == 1 else directions
+
+    # -- saving
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Save the fitted estimator as a folder of JSON and safetensors; see `VAE.save`."""
+        check_is_fitted(self)
+        persistence.save(self, Path(path), overwrite=overwrite)
+
+    def _members(self) -> dict[str, VAE]:
+        return {str(k): member for k, member in enumerate(self.estimators_)}
+
+    @property
+    def model_(self) -> nn.ModuleDict:
+        """The torch modules of all members."""
+        return nn.ModuleDict({name: member.model_ for name, member in self._members().items()})
+
+    @property
+    def history_(self) -> Any:
+        """The training of the first member."""
+        return self.estimators_[0].history_
+
+    @property
+    def schema_(self) -> Any:
+        return self._members()["0"].schema_
+
+    def _objective_tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{key}": value
+            for name, member in self._members().items()
+            for key, value in member._objective_tensors().items()
+        }
+
+    @property
+    def _saved_objective(self) -> Any:
+        return None
+
+    @_saved_objective.setter
+    def _saved_objective(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, member in self._members().items():
+            prefix = f"{name}."
+            member._saved_objective = {
+                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+            }
+
+    def _saved_state(self) -> dict[str, Any]:
+        return {
+            "members": {name: member._saved_state() for name, member in self._members().items()},
+            "slopes": self._slopes.tolist(),
+            "spread": None if self._spread is None else self._spread.tolist(),
+            "squeeze": self._squeeze,
+            "trials": self.trials_,
+        }
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        members = {}
+        for name, its_state in state["members"].items():
+            members[name] = VAE(**self._vae_params())
+            members[name]._restore_state(its_state)
+        self._adopt(members)
+        self._slopes = np.array(state["slopes"])
+        self._spread = None if state["spread"] is None else np.array(state["spread"])
+        self._squeeze, self.trials_ = state["squeeze"], state["trials"]
+
+    def _adopt(self, members: dict[str, VAE]) -> None:
+        """Take over restored members."""
+        self.estimators_ = [member for name, member in members.items() if name.isdigit()]
+        self.vae_ = self.estimators_[0]
+        task = self.estimators_[0]._task
+        assert task is not None
+        self._task, self._columns = task, task.targets
+        self.structure_, self.target_weight_ = task.structure, task.weight
+        self.n_features_in_ = self.vae_.n_features_in_
+        if hasattr(self.vae_, "feature_names_in_"):
+            self.feature_names_in_ = self.vae_.feature_names_in_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "estimators_" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+    # -- what subclasses say
+
+    _structures: tuple[str, ...] = ()
+    _squeeze: bool = True
+    _spread: np.ndarray | None = None
+
+    def _targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        """Encoded targets [n, T], NaN where missing."""
+        raise NotImplementedError
+
+    def _target_table(self, rows: Batch) -> Table:
+        raise NotImplementedError
+
+    def _candidates(self, partly_labelled: bool) -> list[str]:
+        raise NotImplementedError
+
+    def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
+        """Positions of the labelled rows, shuffled: any first part of them is like the whole."""
+        return self._labelled(rows)[torch.randperm(self._n_labelled(rows), generator=stream)]
+
+    def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
+        raise NotImplementedError
+
+
+def _without_target(rows: Batch) -> Batch:
+    return replace(rows, target=None)
+
+
+def _repeated(rows: Batch) -> Batch:
+    """The rows, with rare labelled ones several times at less weight, so that every step has some."""
+    assert rows.target is not None
+    labelled = (~rows.target.isnan()).any(1)
+    n, n_labelled = len(rows), int(labelled.sum())
+    times = int(min(50, _MIN_LABELLED_SHARE * (n - n_labelled) / ((1 - _MIN_LABELLED_SHARE) * max(1, n_labelled))))
+    if times < 2:
+        return rows
+    order = torch.cat([torch.arange(n), *[labelled.nonzero().squeeze(1)] * (times - 1)])
+    weight = torch.ones(n) if rows.weight is None else rows.weight
+    weight = (torch.where(labelled, weight / times, weight))[order]
+    return replace(rows.rows(order), weight=weight / weight.mean())

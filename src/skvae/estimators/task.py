@@ -1,0 +1,71 @@
+"""What a supervised estimator asks of the VAE that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skvae import persistence
+from skvae.data.columns import Column
+from skvae.model import StandardNormal, Table
+from skvae.model.supervised import STRUCTURES, SupervisedModel
+
+
+@dataclass(frozen=True)
+class Task:
+    """Targets, and how they are joined to the rows.
+
+    Attributes
+    ----------
+    structure : str
+        A key of `STRUCTURES`.
+    targets : tuple of Column
+    likelihood : Table
+        p(y| …), unbound.
+    weight : float
+        α of the objective `Supervised`.
+    partly_labelled : bool
+        Whether rows without a target are learned from.
+    """
+
+    structure: str
+    targets: tuple[Column, ...]
+    likelihood: Table
+    weight: float
+    partly_labelled: bool
+
+    def model(self, columns: Sequence[Column], **parts: Any) -> SupervisedModel:
+        """The untrained model for rows of these columns."""
+        if self.structure == "prior" and not isinstance(parts["prior"], StandardNormal):
+            raise ValueError(
+                f"structure='prior' brings its own prior p(z|y), which contradicts prior={parts['prior']!r}; leave "
+                "prior on 'normal', or set structure='joint'"
+            )
+        return STRUCTURES[self.structure](
+            columns,
+            self.targets,
+            target_likelihood=self.likelihood,
+            partly_labelled=self.partly_labelled,
+            piecewise=True,
+            **parts,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "structure": self.structure,
+            "targets": [column.to_dict() for column in self.targets],
+            "likelihood": persistence.encode(self.likelihood),
+            "weight": self.weight,
+            "partly_labelled": self.partly_labelled,
+        }
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Task:
+        return cls(
+            state["structure"],
+            tuple(Column.from_dict(column) for column in state["targets"]),
+            persistence.decode(state["likelihood"]),
+            state["weight"],
+            state["partly_labelled"],
+        )

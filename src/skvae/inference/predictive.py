@@ -1,0 +1,192 @@
+"""The predictive distribution of the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae.data.columns import Column
+from skvae.model.likelihoods import Distribution
+
+# Values that stand for the distribution of a target in its spread and in the CRPS.
+_N_VALUES = 256
+_HALVINGS = 40
+
+
+class Predictive:
+    """p(y|x) of n rows and T targets: a mixture with equal shares of what each model, and each draw of z, says.
+
+    All answers are in the units of the data, [n], or [n, T] of several targets.
+
+    Parameters
+    ----------
+    pieces : sequence of sequence of Distribution
+        For consecutive rows, the distributions [S, B, T] of every model.
+    columns : sequence of Column
+        The targets.
+    spread : array [T], optional
+        Factor by which deviations from the mean are stretched; of targets with a density only.
+    squeeze : bool
+        Whether answers about a single target lose their last axis.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[Sequence[Distribution]],
+        columns: Sequence[Column],
+        spread: np.ndarray | None = None,
+        squeeze: bool = True,
+    ) -> None:
+        self._pieces, self._columns = pieces, columns
+        self._offset = np.array([column.offset for column in columns])
+        self._scale = np.array([column.scale for column in columns])
+        self._spread = torch.ones(len(columns)) if spread is None else torch.tensor(spread, dtype=torch.float32)
+        self._squeeze = squeeze and len(columns) == 1
+
+    def mean(self) -> np.ndarray:
+        """Expected values."""
+        return self._in_units(torch.cat([_mean(piece) for piece in self._pieces]))
+
+    def std(self) -> np.ndarray:
+        """Standard deviations: of the spread within the distributions mixed and of that between their means."""
+        spreads = [_values(piece).std(0, correction=0) * self._spread for piece in self._pieces]
+        return self._shaped(torch.cat(spreads).double().numpy() * self._scale)
+
+    def quantile(self, q: float | Sequence[float]) -> np.ndarray:
+        """Quantiles at probabilities `q`: one, or several in a last axis of their own.
+
+        Raises
+        ------
+        ValueError
+            For a probability outside (0, 1).
+        """
+        wanted = np.atleast_1d(np.asarray(q, dtype=np.float64))
+        if not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(f"quantile {wanted[~((wanted > 0) & (wanted < 1))][0]:g}: expected in (0, 1)")
+        found = [
+            self._in_units(torch.cat([self._stretched(piece, _quantile(piece, float(p))) for piece in self._pieces]))
+            for p in wanted
+        ]
+        return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        """P(target ≤ y) for `y` of one value per row."""
+        answers = [
+            _cdf(piece, self._compressed(piece, values))
+            for piece, values in zip(self._pieces, self._split(y), strict=True)
+        ]
+        return self._shaped(torch.cat(answers).double().numpy())
+
+    def log_prob(self, y: np.ndarray) -> np.ndarray:
+        """Log-density (log-probability of whole numbers and levels) of `y`, nats."""
+        answers = [
+            _log_prob(piece, self._compressed(piece, values)) - self._spread.log()
+            for piece, values in zip(self._pieces, self._split(y), strict=True)
+        ]
+        return self._shaped(torch.cat(answers).double().numpy())
+
+    def best_spread(self, y: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Of each target, the factor by which deviations from the mean are to be stretched to make `y` likeliest."""
+        means = [_mean(piece) for piece in self._pieces]
+        scores = []
+        for factor in factors:
+            answers = [
+                _log_prob(piece, mean + (values - mean) / factor)
+                for piece, mean, values in zip(self._pieces, means, self._split(y), strict=True)
+            ]
+            scores.append(torch.cat(answers).double().mean(0).numpy() - np.log(factor))
+        return factors[np.argmax(scores, axis=0)]
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """Continuous ranked probability score E|Y − y| − ½ E|Y − Y′| (Gneiting & Raftery 2007, equation 21)."""
+        answers = []
+        for piece, value in zip(self._pieces, self._split(y), strict=True):
+            drawn = self._stretched(piece, _values(piece)).sort(0).values  # [N, B, T]
+            n = len(drawn)
+            rank = (2 * torch.arange(1, n + 1) - n - 1).view(-1, 1, 1) / n**2
+            answers.append((drawn - value).abs().mean(0) - (rank * drawn).sum(0))
+        return self._shaped(torch.cat(answers).double().numpy() * self._scale)
+
+    def draw(self, u: Tensor) -> np.ndarray:
+        """Draws for `u` [n, 1 + T] uniform on (0, 1): the first chooses the distribution mixed."""
+        drawn = []
+        for piece, own in zip(self._pieces, u.split([_n_rows(piece) for piece in self._pieces]), strict=True):
+            each = torch.cat([part.icdf(own[:, 1:].expand(_n_draws(part), -1, -1)) for part in piece])  # [M, B, T]
+            chosen = (own[:, 0] * len(each)).long().clamp(max=len(each) - 1)
+            drawn.append(self._stretched(piece, each[chosen, torch.arange(len(own))]))
+        return self._in_units(torch.cat(drawn))
+
+    def _stretched(self, piece: Sequence[Distribution], values: Tensor) -> Tensor:
+        if bool((self._spread == 1).all()):
+            return values
+        mean = _mean(piece)
+        return mean + self._spread * (values - mean)
+
+    def _compressed(self, piece: Sequence[Distribution], values: Tensor) -> Tensor:
+        if bool((self._spread == 1).all()):
+            return values
+        mean = _mean(piece)
+        return mean + (values - mean) / self._spread
+
+    def _split(self, y: np.ndarray) -> list[Tensor]:
+        standardised = (np.asarray(y, dtype=np.float64).reshape(-1, len(self._columns)) - self._offset) / self._scale
+        sizes = [_n_rows(piece) for piece in self._pieces]
+        if len(standardised) != sum(sizes):
+            raise ValueError(f"y has {len(standardised)} rows; the prediction is of {sum(sizes)}")
+        return list(torch.from_numpy(standardised.astype(np.float32)).split(sizes))
+
+    def _in_units(self, values: Tensor) -> np.ndarray:
+        return self._shaped(values.double().numpy() * self._scale + self._offset)
+
+    def _shaped(self, values: np.ndarray) -> np.ndarray:
+        return values[:, 0] if self._squeeze else values
+
+
+def has_density(distribution: Distribution) -> bool:
+    """Whether all its columns have a density, and not a mass."""
+    return all(part.log_unit is not None for part in getattr(distribution, "parts", [distribution]))
+
+
+def _n_draws(part: Distribution) -> int:
+    return len(part.mean)
+
+
+def _n_rows(piece: Sequence[Distribution]) -> int:
+    return piece[0].mean.shape[1]
+
+
+def _mean(piece: Sequence[Distribution]) -> Tensor:
+    return torch.stack([part.mean.mean(0) for part in piece]).mean(0)
+
+
+def _log_prob(piece: Sequence[Distribution], values: Tensor) -> Tensor:
+    each = [part.log_prob(values).logsumexp(0) - math.log(_n_draws(part)) for part in piece]
+    return torch.stack(each).logsumexp(0) - math.log(len(each))
+
+
+def _cdf(piece: Sequence[Distribution], values: Tensor) -> Tensor:
+    return torch.stack([part.cdf(values).mean(0) for part in piece]).mean(0)
+
+
+def _quantile(piece: Sequence[Distribution], p: float) -> Tensor:
+    """That of the mixture lies between the least and the largest of those mixed."""
+    each = torch.cat([part.icdf(torch.full_like(part.mean, p)) for part in piece])
+    lower, upper = each.min(0).values, each.max(0).values
+    if len(each) == 1:
+        return lower
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (lower + upper)
+        below = _cdf(piece, middle) < p
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+    return upper
+
+
+def _values(piece: Sequence[Distribution]) -> Tensor:
+    """Equally likely values [N, B, T]: the same quantiles of all that is mixed."""
+    n_each = max(8, _N_VALUES // sum(_n_draws(part) for part in piece))
+    levels = (torch.arange(n_each) + 0.5) / n_each
+    return torch.cat([part.icdf(torch.full_like(part.mean, float(p))) for part in piece for p in levels])
