@@ -4,7 +4,7 @@ Every model has the same networks, 784–300–300–40 and back, and the same n
 differs. Printed is −log p(x) in nats per image, by 5,000 importance draws on 1,000 test images that no training
 or choice has seen, binarised once for all models.
 
-    python benchmarks/density.py [--seeds 3] [--epochs 10] [--only iwae-5 …]
+    python benchmarks/density.py [--seeds 3] [--first 0] [--epochs 8] [--only VampPrior …]
 """
 
 import argparse
@@ -30,7 +30,8 @@ N_TEST, N_DRAWS = 1_000, 5_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     arguments = parser.parse_args()
     (train, _), (test, _) = fashion_mnist()
@@ -38,7 +39,7 @@ def main() -> None:
     chosen = rng.choice(len(test), N_TEST, replace=False)
     rows = (rng.random((N_TEST, 784)) < test[chosen] / 255).astype(np.float64)
     results: dict[str, list[float]] = {}
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         for name in arguments.only:
             start = time.perf_counter()
             vae = VAE(

@@ -1,4 +1,4 @@
-"""Every question that a fitted VAE answers so far, on data that ship with scikit-learn, with numbers.
+"""Every question that the estimators answer so far, on data that ship with scikit-learn, with numbers.
 
 All numbers are computed when the demo runs, on rows held out from training, and next to those of a familiar
 method; it loses where it loses.
@@ -19,16 +19,18 @@ from rich.table import Table
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.semi_supervised import LabelSpreading
 
 import skvae
-from skvae import VAE
+from skvae import VAE, VAEClassifier, VAERegressor
 
 console = Console(width=110)
 
@@ -151,6 +153,50 @@ def rmse(filled, truth, hidden, sd):
     return float(np.sqrt(np.mean((((filled - truth) / sd)[hidden]) ** 2)))
 
 
+def regression():
+    """Predict the progression of diabetes with its uncertainty, and draw rows for wanted ones."""
+    X, X_test, y, y_test = halves(*load_diabetes(return_X_y=True, scaled=False))
+    model = VAERegressor(quality="fast", random_state=0).fit(X, y)
+    low, high = model.predict_interval(X_test, coverage=0.9).T
+    rows = [
+        ("VAERegressor", model.score(X_test, y_test), f"{np.mean((low <= y_test) & (y_test <= high)):.1%}"),
+        ("Ridge", Ridge().fit(X, y).score(X_test, y_test), ""),
+        ("gradient boosting", HistGradientBoostingRegressor(random_state=0).fit(X, y).score(X_test, y_test), ""),
+    ]
+    show(
+        "Predict: progression of diabetes of held-out patients",
+        ("model", "R²", "in the 90 % interval"),
+        rows,
+        f"structure='{model.structure_}' was chosen by validation",
+    )
+    drawn = [
+        (wanted, *model.sample(500, y=wanted, random_state=0)[0].mean(axis=0)[[2, 8]]) for wanted in (75, 150, 300)
+    ]
+    show(
+        "Generate for a target: means of 500 patients drawn for each", ("progression", "body mass index", "s5"), drawn
+    )
+
+
+def classification(n_labels=5):
+    """Recognise digits of which five each have a label, next to methods that use the others too or do not."""
+    X, X_test, y, y_test = halves(*load_digits(return_X_y=True))
+    few = np.concatenate([np.flatnonzero(y == digit)[:n_labels] for digit in range(10)])
+    labels = np.full(len(y), -1)
+    labels[few] = y[few]
+    models = {
+        "VAEClassifier(structure='m2')": VAEClassifier(structure="m2", max_epochs=20, random_state=0).fit(X, labels),
+        "LabelSpreading": LabelSpreading(kernel="knn").fit(X, labels),
+        "LogisticRegression on the labelled": LogisticRegression(max_iter=1000).fit(X[few] / 16, y[few]),
+    }
+    scale = {"LogisticRegression on the labelled": 16}
+    rows = [(name, 1 - model.score(X_test / scale.get(name, 1), y_test)) for name, model in models.items()]
+    show(
+        f"Learn from {n_labels} labels per class and 1,387 digits without",
+        ("model", "error on held-out digits"),
+        rows,
+    )
+
+
 def diagnose(fitted):
     _, X_test, vae = fitted["breast cancer"]
     console.print("\n[bold]Diagnose: the model of the breast cancer table, on held-out rows[/bold]")
@@ -257,6 +303,8 @@ def main():
     fitted = tables()
     generate(fitted)
     impute(fitted)
+    regression()
+    classification()
     diagnose(fitted)
     mixed_table()
     console.print(f"\n{time.perf_counter() - start:.0f} s in all")

@@ -17,11 +17,11 @@ import torch
 from typer.testing import CliRunner
 
 import skvae
-from skvae import VAE, cli
+from skvae import VAE, cli, shell
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2"
-COMMANDS = ("fit", "transform", "reconstruct", "sample", "score", "impute", "info", "diagnose")
+COMMANDS = ("fit", "transform", "reconstruct", "sample", "predict", "score", "impute", "info", "diagnose")
 
 
 def table(n=60):
@@ -223,14 +223,14 @@ VALUES = {
 
 @pytest.mark.parametrize("text", VALUES)
 def test_values(text):
-    value = cli._value(text)
+    value = shell.value_of(text)
     assert value == VALUES[text]
     assert type(value) is type(VALUES[text])
 
 
 def test_nested_settings_make_an_object_of_an_alias():
     def params(**given):
-        return repr(cli._with_params(VAE(), given))
+        return repr(shell.with_params(VAE(), given))
 
     assert params(objective__beta=4) == "VAE(objective=ELBO(beta=4))"
     assert params(objective__n_draws=5, objective="elbo") == "VAE(objective=ELBO(n_draws=5))"
@@ -240,7 +240,7 @@ def test_nested_settings_make_an_object_of_an_alias():
 
 WRONG = {
     "no command": ("", 2, "Usage: skvae"),
-    "unknown command": ("predict", 2, "No such command 'predict'"),
+    "unknown command": ("learn", 2, "No such command 'learn'"),
     "unknown option": ("info m.vae --jsn", 2, "No such option"),
     "no output": ("fit t.csv", 2, "Missing option '-o'"),
     "no value": ("fit t.csv -o x --set latent_dim", 2, "'latent_dim': expected name=value"),

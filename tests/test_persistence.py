@@ -14,7 +14,18 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import skvae
-from skvae import ELBO, MLP, VAE, DiagonalNormal, Gaussian, LoadError, ResidualMLP, StandardNormal
+from skvae import (
+    ELBO,
+    MLP,
+    VAE,
+    DiagonalNormal,
+    Gaussian,
+    LoadError,
+    ResidualMLP,
+    StandardNormal,
+    VAEClassifier,
+    VAERegressor,
+)
 from skvae.model import Likelihood, Network, Objective, Posterior, Prior
 from skvae.model.component import choices
 from skvae.persistence import FORMAT, _checksum, decode, encode
@@ -133,6 +144,71 @@ def test_a_loaded_model_answers_bit_for_bit(case, tmp_path):
         assert_same_answers(skvae.load(tmp_path / "again"), vae, X)
     assert np.isfinite(loaded.partial_fit(X).score(X))
     assert len(loaded.history_) == len(vae.history_) + 1
+
+
+ROWS = mixed(120)
+WAGES = np.random.default_rng(1).normal(size=120) + ROWS["height"].fillna(170).to_numpy()
+TOWNS = np.array(["Bern", "Genf", "Zürich"])[np.arange(120) % 3]
+SUPERVISED = {
+    "regressor": (VAERegressor, {"structure": "prior"}, WAGES),
+    "regressor, ensemble": (
+        VAERegressor,
+        {"structure": "joint", "n_estimators": 2},
+        np.r_[WAGES[:110], [np.nan] * 10],
+    ),
+    "regressor, two targets": (
+        VAERegressor,
+        {"structure": "auto", "target_likelihood": {"wage": "student-t", "n": "poisson"}},
+        pd.DataFrame({"wage": WAGES, "n": np.arange(120) % 4}),
+    ),
+    "m2": (VAEClassifier, {"structure": "m2", "unlabelled": "?"}, np.where(np.arange(120) % 9, TOWNS, "?")),
+    "m1+m2": (VAEClassifier, {"structure": "m1+m2"}, np.arange(120, dtype=np.int8) % 3 - 1),
+    "classifier, ensemble": (VAEClassifier, {"structure": "joint", "n_estimators": 2}, np.arange(120) % 2 == 0),
+}
+
+
+@pytest.mark.parametrize("case", SUPERVISED)
+def test_loaded_models_with_targets_answer_bit_for_bit(case, tmp_path):
+    estimator, params, y = SUPERVISED[case]
+    params = {"latent_dim": 2, "hidden_sizes": (8,), "max_epochs": 2, "random_state": 0} | params
+    model = estimator(target_weight=20.0, **params).fit(ROWS, y)
+    model.save(tmp_path / "model")
+    loaded = skvae.load(tmp_path / "model")
+
+    def answers(of):
+        wanted = of.classes_[0] if hasattr(of, "classes_") else (1.0 if np.ndim(y) == 1 else [170.0, 2.0])
+        yield of.predict(ROWS)
+        yield of.transform(ROWS)
+        yield of.latent_direction_
+        yield of.score(ROWS, y)
+        yield from (pd.DataFrame(part) for part in of.sample(9, random_state=0))
+        yield from (pd.DataFrame(part) for part in of.sample(9, y=wanted, random_state=0))
+        yield from of.traverse(ROWS, [wanted])
+        yield of.vae_.score_samples(ROWS, 10)
+        if hasattr(of, "classes_"):
+            yield of.predict_proba(ROWS)
+            yield of.classes_
+        else:
+            yield of.predict(ROWS, return_std=True)[1]
+            yield of.predict_interval(ROWS)
+            yield of.predict_quantiles(ROWS)
+
+    for ours, theirs in zip(answers(loaded), answers(model), strict=True):
+        assert type(ours) is type(theirs)
+        assert ours.equals(theirs) if hasattr(ours, "equals") else np.array_equal(ours, theirs)
+        assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
+    for name in ("structure_", "target_weight_", "trials_", "n_features_in_"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded.feature_names_in_.tolist() == list(ROWS)
+    assert [member.history_.to_dict() for member in loaded.estimators_] == [
+        member.history_.to_dict() for member in model.estimators_
+    ]
+    assert repr(loaded) == repr(model)
+    # What was loaded can be saved, and trained on.
+    loaded.save(tmp_path / "again")
+    assert np.array_equal(skvae.load(tmp_path / "again").predict(ROWS), model.predict(ROWS))
+    assert np.isfinite(loaded.partial_fit(ROWS, y).score(ROWS, y))
+    assert len(loaded.history_) == len(model.history_) + 1
 
 
 @pytest.mark.parametrize(

@@ -1,77 +1,57 @@
 """The command `skvae`: a thin face over the estimators, for tables in files and pipes.
 
-A command opens model and rows with `_asked`, asks the model, and writes the answer with `_write`; errors come up
-as exceptions, of which `_Shell` makes one line and an exit code. What needs torch is imported where it is used,
-so that `skvae --help` need not wait for it.
+A command opens model and rows with `_asked`, asks the model, and writes the answer with `write`; what it shares with
+any command of any program is in `skvae.shell`. What needs torch is imported where it is used, so that
+`skvae --help` need not wait for it.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import importlib
 import itertools
 import json
-import operator
-import os
-import signal
-import sys
-import traceback
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from skvae.shell import (
+    AsJson,
+    Data,
+    Draws,
+    Format,
+    Model,
+    Output,
+    Parts,
+    Seed,
+    Shell,
+    aligned,
+    check_output,
+    end_on_sigterm,
+    own_parts,
+    pairs,
+    plain,
+    progress,
+    read,
+    say,
+    talks,
+    value_of,
+    with_params,
+    write,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from skvae.estimators.base import BaseVAE
+    from skvae import VAE
 
 # Rows that `sample` makes at a time.
 _PIECE = 16_384
 
-_GLOBAL = ("--debug", "--verbose")
-
-
-class _Shell(TyperGroup):
-    """The group of commands: what goes wrong in one becomes a line on standard error and an exit code."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Let options that concern every command stand behind its name as well."""
-        end = args.index("--") if "--" in args else len(args)
-        moved = [word for word in args[:end] if word in _GLOBAL]
-        return super().parse_args(ctx, moved + [word for word in args[:end] if word not in _GLOBAL] + args[end:])
-
-    def invoke(self, ctx: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("default", UserWarning)
-            # A file has names, whether the model was fitted to an array or not.
-            warnings.filterwarnings("ignore", "X has feature names")
-            warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt:
-                raise typer.Exit(130) from None
-            except BrokenPipeError:  # whoever reads the output has enough; nothing more may be flushed to it
-                with contextlib.suppress(OSError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(128 + 13) from None
-            except Exception as error:
-                if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
-                    raise
-                if ctx.params.get("debug"):
-                    traceback.print_exc()
-                _say(f"error: {_one_line(error)}")
-                raise typer.Exit(1) from None
-
 
 app = typer.Typer(
     name="skvae",
-    cls=_Shell,
+    cls=Shell,
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
@@ -82,25 +62,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_sigterm()
     app(prog_name="skvae")
-
-
-def _terminated(number: int, frame: Any) -> NoReturn:
-    """Leave by way of the clean-up code, so that nothing half written stays behind."""
-    sys.exit(128 + number)
-
-
-def _say(text: str) -> None:
-    typer.echo(f"skvae: {text}", err=True)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    usual = isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)) and str(error)
-    return text if usual else f"{type(error).__name__}: {text} (a defect of skvae: please report it, with --debug)"
 
 
 def _version(wanted: bool) -> None:
@@ -133,42 +96,9 @@ def skvae(
       skvae sample wine.vae -n 1000 -o new.csv
       skvae impute wine.vae holes.csv > complete.csv
       skvae sample wine.vae -n 50 | skvae score wine.vae -
+      skvae fit houses.csv --target price -o houses.vae
+      skvae predict houses.vae new.csv --interval 0.9
     """
-
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="csv, csv.gz or parquet file; without it, or as -, standard input.", show_default=False
-    ),
-]
-Output = Annotated[
-    str,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="csv, csv.gz or parquet file to write, in place of standard output.",
-        show_default=False,
-    ),
-]
-Format = Annotated[
-    str | None,
-    typer.Option("--format", metavar="csv|parquet", help="Format of the output, where its name does not tell."),
-]
-Draws = Annotated[int, typer.Option("--n-draws", metavar="N", help="Latents per row, for importance sampling.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same result.")]
-Parts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--part",
-        metavar="MODULE:CLASS",
-        help="A class of your own that the model uses, imported from the current folder or the Python path; may be "
-        "repeated.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.command()
@@ -177,12 +107,27 @@ def fit(
     ctx: typer.Context,
     data: Data = "-",
     output: Annotated[str, typer.Option("-o", "--output", metavar="MODEL", help="Folder to save the model to.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="COLUMN", help="A column to be predicted; of numbers, there may be several."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="regression|classification",
+            help="What is to be predicted, numbers or classes, where the target should be read otherwise than it is.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A parameter of skvae.VAE, or of one of its parts (objective__beta=4); may be repeated.",
+            help="A parameter of skvae.VAE (with --target, of VAERegressor or VAEClassifier), or of one of its parts "
+            "(objective__beta=4); may be repeated.",
         ),
     ] = None,
     quality: Annotated[
@@ -208,6 +153,9 @@ def fit(
 
     Entries may be missing: empty, NA, NaN, null. Columns left out with --drop are passed over in later files.
 
+    With --target the model also predicts that column, from the others: as a number where it holds numbers of more
+    than 20 values or with decimals, else as a class. Rows in which it is missing are learned from as well.
+
     \b
     Examples:
       skvae fit wine.csv -o wine.vae
@@ -215,31 +163,45 @@ def fit(
       skvae fit people.csv -o people.vae --drop id --column-kind postcode=categorical
       skvae fit wine.csv -o small.vae --set latent_dim=2 --set "hidden_sizes=(64, 64)"
       skvae fit wine.csv -o beta.vae --set objective__beta=0.5
+      skvae fit houses.csv --target price -o houses.vae
+      skvae fit people.csv --target rating --task regression -o people.vae --set structure=joint
       zcat wine.csv.gz | skvae fit -o wine.vae
     """
-    params = {name: _value(text) for name, text in _pairs(settings, "--set")}
-    kinds = dict(_pairs(column_kind, "--column-kind"))
+    params = {name: value_of(text) for name, text in pairs(settings, "--set")}
+    kinds = dict(pairs(column_kind, "--column-kind"))
     if quality is not None:
         params["quality"] = quality
     if seed is not None:
         params["random_state"] = seed
-    if kinds:
-        params["column_kinds"] = {**(params.get("column_kinds") or {}), **kinds}
-    _own_parts(part)
+    targets = list(dict.fromkeys(target or ()))
+    if feature_kinds := {name: kind for name, kind in kinds.items() if name not in targets}:
+        params["column_kinds"] = {**(params.get("column_kinds") or {}), **feature_kinds}
+    if task is not None and not targets:
+        raise typer.BadParameter("there is nothing to predict; name a column with --target", param_hint="--task")
+    own_parts(part)
 
-    from skvae import VAE, persistence
+    from skvae import VAE, cli_targets, persistence
 
+    if task not in (None, *cli_targets.TASKS):
+        raise typer.BadParameter(f"{task!r}: expected one of {cli_targets.TASKS}", param_hint="--task")
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another path or add --overwrite")
     persistence.check_target(Path(output), overwrite=overwrite)
-    vae = _with_params(VAE(), params)
+    if not targets or task is not None:  # wrong settings are told before the rows are read
+        with_params(VAE() if task is None else cli_targets.estimator_for(task), params)
     labels = [name for name, kind in kinds.items() if kind == "categorical"]
-    rows = _without(_read(data, labels), drop or ())
-    verbose = vae.verbose
-    vae.set_params(verbose=verbose or int(_talks(ctx))).fit(rows)
-    vae.set_params(verbose=verbose).save(output, overwrite=overwrite)
-    if _talks(ctx):
-        _say(f"{output}: {len(rows)} rows, {vae.history_!r}")
+    rows = _without(read(data, labels), drop or ())
+    _check_columns(rows, targets, "--target")
+    y = None
+    if targets:
+        rows, y, task = cli_targets.taken(rows, targets, task)
+    model = with_params(VAE() if task is None else cli_targets.estimator_for(task), params)
+    verbose = model.verbose
+    model.set_params(verbose=verbose or int(talks(ctx))).fit(rows, y)
+    model.set_params(verbose=verbose).save(output, overwrite=overwrite)
+    if talks(ctx):
+        what = f", {task} of {', '.join(targets)} (structure={model.structure_!r})" if targets else ""
+        say(f"{output}: {len(rows)} rows{what}, {model.history_!r}")
 
 
 @app.command()
@@ -256,7 +218,7 @@ def transform(
       skvae transform wine.vae < wine.csv | head
     """
     vae, rows, _ = _asked(model, data, output, format, part)
-    _write([vae.transform(rows)], output, format, vae.get_feature_names_out())
+    write([vae.transform(rows)], output, format, vae.get_feature_names_out())
 
 
 @app.command()
@@ -272,7 +234,7 @@ def reconstruct(
       skvae reconstruct wine.vae wine.csv -o smooth.parquet
     """
     vae, rows, _ = _asked(model, data, output, format, part)
-    _write([vae.reconstruct(rows)], output, format, rows.column_names)
+    write([vae.reconstruct(rows)], output, format, rows.column_names)
 
 
 @app.command()
@@ -286,27 +248,80 @@ def sample(
     decode: Annotated[
         str, typer.Option("--decode", metavar="draw|mean", help="Draw entries, or take their mean or mode.")
     ] = "draw",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="COLUMN=VALUE",
+            help="Rows for this value of the model's target; of several targets, each is to be given.",
+        ),
+    ] = None,
     part: Parts = None,
 ) -> None:
     """Generate new rows.
 
-    They are made and written piece by piece, so that there may be any number of them.
+    They are made and written piece by piece, so that there may be any number of them. Of a model with a target, it
+    is the last column.
 
     \b
     Examples:
       skvae sample wine.vae -n 1000 -o new.csv
       skvae sample wine.vae -n 10000000 --seed 0 -o new.parquet
+      skvae sample houses.vae -n 100 --target price=250000
       skvae sample wine.vae -n 50 | skvae score wine.vae -
     """
-    _check_output(output, format)
-    vae = _load(model, part)
+    from skvae import cli_targets
+
+    check_output(output, format)
+    fitted = _load(model, part)
+    draw = cli_targets.drawer(fitted, decode, target)
     sizes = [min(_PIECE, n_samples - first) for first in range(0, n_samples, _PIECE)] or [n_samples]
-    pieces = (
-        vae.sample(size, decode=decode, random_state=random_state)
-        for size, random_state in zip(sizes, _seeds(seed), strict=False)
-    )
-    with _progress(pieces, len(sizes), _talks(ctx) and len(sizes) > 1) as shown:
-        _write(shown, output, format, [column.name for column in vae.schema_.columns])
+    pieces = (draw(size, random_state) for size, random_state in zip(sizes, _seeds(seed), strict=False))
+    with progress(pieces, len(sizes), talks(ctx) and len(sizes) > 1) as shown:
+        write(shown, output, format, [column.name for column in cli_targets.of_rows(fitted).schema_.columns])
+
+
+@app.command()
+def predict(
+    model: Model,
+    data: Data = "-",
+    output: Output = "-",
+    format: Format = None,
+    std: Annotated[bool, typer.Option("--std", help="Add the standard deviation, price_std.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", metavar="SHARE", help="Add price_low and price_high, which hold the target of so many rows."
+        ),
+    ] = None,
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option("--quantile", metavar="P", help="Add a quantile, price_q0.1; may be repeated."),
+    ] = None,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="Add the probability of each class, p_ and its name.")
+    ] = False,
+    part: Parts = None,
+) -> None:
+    """Predict the target of each row.
+
+    The rows are written as they are, with columns added: for a target price, price_predicted (the expected number,
+    or the likeliest class) and what the options ask for. The target itself, if the rows have it, is not looked at.
+
+    \b
+    Examples:
+      skvae predict houses.vae new.csv -o predicted.csv
+      skvae predict houses.vae new.csv --std --interval 0.9
+      skvae predict houses.vae new.csv --quantile 0.1 --quantile 0.9 -o predicted.parquet
+      skvae predict people.vae --proba < people.csv
+    """
+    from skvae import cli_targets
+
+    fitted, rows, whole = _opened(model, data, output, format, part)
+    if not cli_targets.names_of(fitted):
+        raise ValueError(f"{model} has no target to predict; fit a model with --target COLUMN")
+    added = cli_targets.predictions(fitted, rows, std=std, interval=interval, quantiles=quantile or (), proba=proba)
+    write([cli_targets.with_columns(whole, added)], output, format, [])
 
 
 @app.command()
@@ -329,8 +344,8 @@ def score(
     """
     vae, rows, _ = _asked(model, data, output, format, part)
     log_p = vae.score_samples(rows, n_draws)
-    _write([log_p], output, format, ["log_p"])
-    _say(f"mean log p(x) of {len(log_p)} rows: {log_p.mean(dtype=float):.4f} nats")
+    write([log_p], output, format, ["log_p"])
+    say(f"mean log p(x) of {len(log_p)} rows: {log_p.mean(dtype=float):.4f} nats")
 
 
 @app.command()
@@ -367,7 +382,7 @@ def impute(
     filled = vae.impute(rows, n_imputations, n_draws)
     tables = [filled] if n_imputations is None else filled
     completed = (_completed(whole, table, None if n_imputations is None else k) for k, table in enumerate(tables, 1))
-    _write(completed, output, format, [])
+    write(completed, output, format, [])
 
 
 @app.command()
@@ -379,29 +394,34 @@ def info(model: Model, as_json: AsJson = False, part: Parts = None) -> None:
       skvae info wine.vae
       skvae info wine.vae --json | jq .settings.latent_dim
     """
-    vae = _load(model, part)
+    from skvae import cli_targets
+
+    fitted = _load(model, part)
+    vae, history = cli_targets.of_rows(fitted), fitted.history_
     parts = {role: repr(part) for role, part in vae.model_.architecture().items()} | {
         "objective": repr(vae._objective)
     }
+    target = cli_targets.facts(fitted) if cli_targets.names_of(fitted) else None
     if as_json:
         facts = {
-            "estimator": type(vae).__name__,
-            "params": {name: _plain(value) for name, value in vae.get_params(deep=False).items()},
+            "estimator": type(fitted).__name__,
+            "params": {name: plain(value) for name, value in fitted.get_params(deep=False).items()},
             "settings": vae.settings_,
             "parts": parts,
             "schema": vae.schema_.to_dict(),
-            "training": vae.history_.info | vae.history_.epochs[vae.history_.info["best_epoch"] - 1],
+            "training": history.info | history.epochs[history.info["best_epoch"] - 1],
         }
+        facts |= {} if target is None else {"target": target}
         typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
         return
-    seconds = vae.history_.epochs[-1]["seconds"]
-    n_rows = f"{vae.history_.info['n_train']} rows, {vae.history_.info['n_validation']} for validation"
+    n_rows = f"{history.info['n_train']} rows, {history.info['n_validation']} for validation"
     sections = [
-        f"{vae!r}",
+        f"{fitted!r}",
         f"{vae.schema_!r}",
-        _aligned("Settings", vae.settings_),
-        _aligned("Parts", parts),
-        f"{vae.history_!r}\n{n_rows}, {seconds:.1f} s on {vae.history_.info['device']}",
+        *([] if target is None else [aligned("Target", target)]),
+        aligned("Settings", vae.settings_),
+        aligned("Parts", parts),
+        f"{history!r}\n{n_rows}, {history.epochs[-1]['seconds']:.1f} s on {history.info['device']}",
     ]
     typer.echo("\n\n".join(sections))
 
@@ -426,69 +446,47 @@ def diagnose(
 
 def _asked(
     model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None
-) -> tuple[BaseVAE | Any, pa.Table, pa.Table]:
-    """The model, the rows it is asked about, and the whole table in which they stand."""
+) -> tuple[VAE, pa.Table, pa.Table]:
+    """The model of rows, those it is asked about, and the whole table in which they stand."""
+    from skvae import cli_targets
+
+    fitted, rows, whole = _opened(model, data, output, format, part)
+    return cli_targets.of_rows(fitted), rows, whole
+
+
+def _opened(
+    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None
+) -> tuple[Any, pa.Table, pa.Table]:
+    """The saved estimator, the rows it is asked about, and the whole table in which they stand."""
+    from skvae import cli_targets
     from skvae.data import source
 
-    _check_output(output, format)
-    vae = _load(model, part)
-    whole = _read(data, source.text_columns(vae.schema_))
-    return vae, source.matched(whole, vae.schema_), whole
+    check_output(output, format)
+    fitted = _load(model, part)
+    schema = cli_targets.of_rows(fitted).schema_
+    whole = read(data, source.text_columns(schema))
+    targets = [name for name in cli_targets.names_of(fitted) if name in whole.column_names]
+    spare = len(whole.column_names) > len(schema.columns)
+    # Of a model that was fitted to an array, the columns are told by their number.
+    rows = whole.drop_columns(targets) if schema.container == "numpy" and spare else whole
+    return fitted, source.matched(rows, schema), whole
 
 
 def _load(model: Path, part: Sequence[str] | None) -> Any:
     import skvae
 
-    return skvae.load(model, parts=_own_parts(part))
-
-
-def _own_parts(part: Sequence[str] | None) -> list[type]:
-    """The classes that the caller names, imported."""
-    if part and "" not in sys.path:
-        sys.path.insert(0, "")  # the current folder, as for `python -m`
-    found = []
-    for text in part or ():
-        module, _, name = text.partition(":")
-        try:
-            found.append(operator.attrgetter(name)(importlib.import_module(module)))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise typer.BadParameter(f"{text!r}: {error}; expected module:Class", param_hint="--part") from None
-    return found
-
-
-def _read(data: str, text: Iterable[str]) -> pa.Table:
-    from skvae.data import source
-
-    if data != "-":
-        return source.read(data, text)
-    if sys.stdin.isatty():
-        raise typer.BadParameter("standard input is a terminal; name a file, or pipe rows in", param_hint="DATA")
-    return source.read(sys.stdin.buffer, text)
-
-
-def _check_output(output: str, format: str | None) -> None:
-    """Refuse, before any work is done, what could not be written."""
-    from skvae.data import source
-
-    kind = source.check_target(sys.stdout.buffer if output == "-" else output, format)
-    if output == "-" and kind == source.PARQUET and sys.stdout.isatty():
-        raise typer.BadParameter("standard output is a terminal; name a file with -o", param_hint="--format")
-
-
-def _write(answers: Iterable[Any], output: str, format: str | None, names: Sequence[str]) -> None:
-    """Write arrays or frames, one below the other."""
-    from skvae.data import source
-
-    tables = (source.as_arrow(answer, names) for answer in answers)
-    source.write(tables, sys.stdout.buffer if output == "-" else output, format)
-    sys.stdout.flush()
+    return skvae.load(model, parts=own_parts(part))
 
 
 def _without(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    _check_columns(rows, columns, "--drop")
+    return rows.drop_columns(list(columns))
+
+
+def _check_columns(rows: pa.Table, columns: Sequence[str], option: str) -> None:
     for name in columns:
         if name not in rows.column_names:
-            raise typer.BadParameter(f"there is no column {name!r}", param_hint="--drop")
-    return rows.drop_columns(list(columns))
+            raise typer.BadParameter(f"there is no column {name!r}", param_hint=option)
 
 
 def _completed(whole: pa.Table, filled: Any, number: int | None) -> pa.Table:
@@ -512,71 +510,3 @@ def _seeds(seed: int | None) -> Iterator[int | None]:
     yield seed
     for piece in itertools.count(1):
         yield None if seed is None else int(np.random.SeedSequence([seed, piece]).generate_state(1)[0] >> 1)
-
-
-@contextlib.contextmanager
-def _progress(pieces: Iterable[Any], n_pieces: int, shown: bool) -> Iterator[Iterable[Any]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not shown) as bar:
-        yield bar.track(pieces, total=n_pieces, description="sampling")
-
-
-def _talks(ctx: typer.Context) -> bool:
-    """Whether someone looks on who wants to know how far it is."""
-    return ctx.find_root().params["verbose"] or sys.stderr.isatty()
-
-
-def _pairs(texts: Iterable[str] | None, option: str) -> Iterator[tuple[str, str]]:
-    for text in texts or ():
-        name, equals, value = text.rpartition("=") if option == "--column-kind" else text.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{text!r}: expected name=value", param_hint=option)
-        yield name, value
-
-
-def _value(text: str) -> Any:
-    """A value as JSON or Python writes it; else the text itself."""
-    for parse in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return parse(text)
-    return text
-
-
-def _with_params(estimator: Any, params: dict[str, Any]) -> Any:
-    """The estimator with these parameters, nested ones too: a part given by its alias becomes an object first."""
-    from skvae.estimators.base import _PARTS
-    from skvae.model.component import choices
-
-    try:
-        estimator.set_params(**{name: value for name, value in params.items() if "__" not in name})
-        for key, value in params.items():
-            name, nested, _ = key.partition("__")
-            if not nested:
-                continue
-            current = estimator.get_params(deep=False).get(name)
-            known = choices(_PARTS[name]) if name in _PARTS else {}
-            if isinstance(current, str) and current in known:
-                estimator.set_params(**{name: known[current]()})
-            elif known and not hasattr(current, "set_params"):
-                raise ValueError(
-                    f"{key!r} asks for a parameter of {name}={current!r}; choose a part with --set {name}=…, one of "
-                    f"{sorted(known)}"
-                )
-            estimator.set_params(**{key: value})
-    except ValueError as error:
-        raise typer.BadParameter(_one_line(error), param_hint="--set") from None
-    return estimator
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | int | float) else repr(value)
-
-
-def _aligned(title: str, facts: dict[str, Any]) -> str:
-    width = max(map(len, facts)) + 4
-    lines = [
-        f"  {name}".ljust(width) + str(value).replace("\n", "\n".ljust(width + 1)) for name, value in facts.items()
-    ]
-    return "\n".join([title, *lines])

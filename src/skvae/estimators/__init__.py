@@ -3,10 +3,11 @@
 from typing import Any
 
 from skvae.estimators.classifier import VAEClassifier
+from skvae.estimators.oversampler import VAEOversampler
 from skvae.estimators.regressor import VAERegressor
 from skvae.estimators.vae import VAE
 
-__all__ = ["VAE", "VAEClassifier", "VAERegressor", "by_name"]
+__all__ = ["VAE", "VAEClassifier", "VAEOversampler", "VAERegressor", "by_name"]
 
 
 def by_name(name: str) -> type[Any]:

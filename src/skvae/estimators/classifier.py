@@ -13,15 +13,16 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
 from skvae.estimators.base import new_seed, to_numpy
-from skvae.estimators.supervised import SupervisedVAE, takes_parameters_of
+from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE, takes_parameters_of
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
-from skvae.model import Categorical, Table
+from skvae.model import Categorical, Table, VampPrior
 from skvae.model.heads import label_log_probs
 from skvae.training import Noise
 from skvae.training.randomness import open_uniform
@@ -43,12 +44,13 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     structure : {"auto", "m2", "m1+m2", "joint"}
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
-        p(z) p(x|z) p(y|z), with q(z|x). "auto": the one that predicts held-out labels better; below 100 labelled
-        rows "m1+m2" if there are rows without, else "joint".
+        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m2" or "joint", whichever predicts held-out labels better; below 100
+        labelled rows "m2" if there are rows without, else "joint".
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
-        tries the number of columns, and ten times that, for a quarter of the planned epochs each, and takes what
-        predicts held-out labels better; `trials_` and `history_.info` show it.
+        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
+        tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
+        labels better; `trials_` and `history_.info` show it.
     n_estimators : int
         Members of an ensemble, whose probabilities are averaged.
     class_weight : None, "balanced" or dict
@@ -121,7 +123,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         fitted = self.__sklearn_is_fitted__()
         if classes is not None and fitted and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes!r} is not the same as at the first call, {self.classes_!r}")
-        self._expected = None if classes is None or fitted else np.unique(classes)
+        self._expected = None if classes is None or fitted else np.unique(_plain(np.asarray(classes)))
         try:
             return super().partial_fit(X, y, sample_weight=sample_weight)
         finally:
@@ -135,16 +137,20 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, [n]."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        code = self.predict_proba(X).argmax(1)
+        return self.classes_[code]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy over the rows that have a label."""
+        check_is_fitted(self)
         y = np.asarray(y)
         labelled = ~self._unmarked(y)
         if not labelled.any():
             raise ValueError("y holds no label: there is nothing to score; pass rows that have one")
         weight = None if sample_weight is None else np.asarray(sample_weight)[labelled]
-        return float(accuracy_score(y[labelled], self.predict(X)[labelled], sample_weight=weight))
+        found = self.predict_proba(X).argmax(1)
+        check_consistent_length(found, y)
+        return float(accuracy_score(self._codes(y[labelled]), found[labelled], sample_weight=weight))
 
     def sample(self, n_samples: int = 1, *, y: Any = None, random_state: Any = None) -> tuple[Any, np.ndarray]:
         """New rows and their labels.
@@ -269,22 +275,26 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         if isinstance(y, str):
             raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
+        name = str(getattr(y, "name", None) or "y")
         y = column_or_1d(np.asarray(y), warn=True)
         if reset:
             self._mark = self._settled_mark(y)
         unlabelled = self._unmarked(y)
-        known = y[~unlabelled]
+        known = _plain(y[~unlabelled])
         if len(known) == 0:
             raise ValueError("y holds no label: every row is unlabelled; use VAE or VAEClusterer, which need none")
-        check_classification_targets(known if known.dtype.kind != "O" else known.astype(type(known[0])))
+        if known.dtype.kind == "f" and np.isinf(known).any():
+            row = np.flatnonzero(~unlabelled)[np.isinf(known)][0]
+            raise ValueError(f"y contains infinity (row {row}); mark the row unlabelled (NaN), or give it a label")
+        check_classification_targets(known)
         if reset:
             classes, counts = np.unique(known, return_counts=True)
             if self._expected is not None:
                 classes = self._expected
             elif len(classes) < 2:
-                raise ValueError(f"y has only one class, {classes[0]!r}; a classifier needs at least two")
-            elif counts.min() < 2:
-                rare = classes[counts.argmin()]
+                raise ValueError(f"y has only one class, {classes.tolist()[0]!r}; a classifier needs at least two")
+            elif counts.min() < 2 and len(known) >= _MIN_LABELLED_TO_SPLIT:
+                rare = classes.tolist()[counts.argmin()]
                 raise ValueError(
                     f"class {rare!r} has one row, so that none could be held out; add rows of it, merge it with "
                     "another class, or mark it unlabelled"
@@ -292,7 +302,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             self.classes_ = classes
             self._columns = (
                 Column(
-                    name=str(getattr(y, "name", None) or "y"),
+                    name=name,
                     kind=Kind.CATEGORICAL,
                     dtype="int64",
                     levels=tuple(range(len(classes))),
@@ -309,13 +319,14 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             return mark
         if y.dtype.kind not in "iufO":
             return None
-        marked = np.array([_is_minus_one(value) for value in y]) if y.dtype.kind == "O" else y == -1
-        others = np.unique(y[~marked & ~_missing(y)].astype(y.dtype if y.dtype.kind != "O" else str))
+        y = y[~_missing(y)]
+        marked = np.array([_is_minus_one(value) for value in y], dtype=bool) if y.dtype.kind == "O" else y == -1
+        others = np.unique(y[~marked].astype(y.dtype if y.dtype.kind != "O" else str))
         if marked.any() and len(others) == 1:
             warnings.warn(
                 f"y holds nothing but -1 and {others[0]!s}: -1 is taken for a class; pass unlabelled=-1 if it marks "
                 "rows without a label, or unlabelled=None to say that it does not",
-                stacklevel=5,
+                stacklevel=4,
             )
             return None
         return -1
@@ -326,18 +337,20 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         if self._mark is None:
             return missing
         if y.dtype.kind == "O":
-            return missing | np.array([value == self._mark for value in y], dtype=bool)
+            return np.array([gone or value == self._mark for value, gone in zip(y, missing, strict=True)], dtype=bool)
         if isinstance(self._mark, str) != (y.dtype.kind in "US"):
             return missing
         return missing | (y == self._mark)
 
     def _codes(self, y: np.ndarray) -> np.ndarray:
         """Positions of labels in `classes_`."""
-        known = np.isin(y, self.classes_)
+        y = _plain(np.asarray(y))
+        is_text = [labels.dtype.kind in "US" for labels in (y, self.classes_)]
+        known = np.isin(y, self.classes_) if is_text[0] == is_text[1] else np.zeros(len(y), dtype=bool)
         if not known.all():
             raise ValueError(
-                f"y holds {np.asarray(y)[~known][0]!r}, a class not seen at fit; known are "
-                f"{', '.join(map(repr, self.classes_))}: refit with rows of it"
+                f"y holds {y[~known].tolist()[0]!r}, a class not seen at fit; known are "
+                f"{', '.join(map(repr, self.classes_.tolist()))}: refit with rows of it"
             )
         return np.searchsorted(self.classes_, y)
 
@@ -345,6 +358,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         class_weight = self.get_params(deep=False)["class_weight"]
         if class_weight is None:
             return sample_weight
+        check_consistent_length(y, sample_weight)
         labelled = ~np.isnan(y[:, 0])
         labels = self.classes_[y[labelled, 0].astype(int)]
         of_class = compute_class_weight(class_weight, classes=self.classes_, y=labels)
@@ -356,15 +370,13 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return Table(Categorical())
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
-        if partly_labelled:
-            return ["m2", "joint"] if len(self.classes_) <= _MAX_ENUMERATED else ["joint"]
-        return ["joint", "m2"]
+        if self._has_prior(VampPrior) or (partly_labelled and len(self.classes_) > _MAX_ENUMERATED):
+            return ["joint"]
+        return ["m2", "joint"] if partly_labelled else ["joint", "m2"]
 
-    def _tasks(self, rows: Batch, choose: bool = True) -> list[Task]:
-        return [
-            replace(task, structure="m2") if task.structure == "m1+m2" else task
-            for task in super()._tasks(rows, choose)
-        ]
+    def _default_task(self, rows: Batch) -> Task:
+        task = super()._default_task(rows)
+        return replace(task, structure="m2") if task.structure == "m1+m2" else task
 
     def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
         """Stratified: any first part has its share of every class."""
@@ -415,13 +427,15 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _saved_state(self) -> dict[str, Any]:
         return super()._saved_state() | {
             "classes": self.classes_.tolist(),
-            "mark": self._mark,
+            "label_dtype": self.classes_.dtype.str,
+            "mark": persistence.encode(self._mark),
             "temperature": self.temperature_,
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         super()._restore_state(state)
-        self.classes_, self._mark = np.array(state["classes"]), state["mark"]
+        self.classes_ = np.array(state["classes"], dtype=state["label_dtype"])
+        self._mark = persistence.decode(state["mark"])
         self._slopes = self._slopes.astype(np.float32)
         self.temperature_ = state["temperature"]
 
@@ -436,8 +450,26 @@ def _missing(y: np.ndarray) -> np.ndarray:
     if y.dtype.kind == "f":
         return np.isnan(y)
     if y.dtype.kind == "O":
-        return np.array([value is None or value != value for value in y], dtype=bool)
+        return np.array([_is_missing(value) for value in y], dtype=bool)
     return np.zeros(len(y), dtype=bool)
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA will not say
+        return True
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Labels held as objects, none missing, in an array of their own type."""
+    if labels.dtype.kind != "O":
+        return labels
+    texts = [value for value in labels if isinstance(value, str)]
+    if texts and len(texts) < len(labels):
+        number = next(value for value in labels if not isinstance(value, str))
+        raise ValueError(f"y mixes text ({texts[0]!r}) and numbers ({number!r}); make the labels of one kind")
+    return np.array(labels.tolist())
 
 
 def _is_minus_one(value: Any) -> bool:

@@ -21,7 +21,8 @@ from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.supervised import SupervisedVAE, takes_parameters_of
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import has_density
-from skvae.model import Table
+from skvae.model import StandardNormal, Table
+from skvae.model.checks import is_number
 from skvae.training import Noise
 from skvae.training.randomness import open_uniform
 from skvae.training.selection import choose
@@ -47,8 +48,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. A
         small one keeps the latents faithful to x, a large one makes the shared encoder serve the prediction. "auto"
-        tries the number of columns, and ten times that, for a quarter of the planned epochs each, and takes what
-        predicts held-out targets better; `trials_` and `history_.info` show it.
+        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
+        tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
+        targets better; `trials_` and `history_.info` show it.
     n_estimators : int
         Members of an ensemble, which differ in their weights at first and in the rows that stop their training.
         The predictive distribution is the mixture of theirs.
@@ -141,12 +143,12 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
             If `coverage` is not in (0, 1), or too few rows were set aside for it.
         """
         check_is_fitted(self)
-        if not 0 < coverage < 1:
+        if not (is_number(coverage) and 0 < coverage < 1):
             raise ValueError(f"coverage={coverage!r}: expected a share in (0, 1)")
         n = len(self._residuals)
-        rank = math.ceil((n + 1) * coverage)
+        rank = math.ceil(round((n + 1) * coverage, 9))  # 100 · 0.55 is more than 55 in floating point
         if rank > n:
-            needed = math.ceil(coverage / (1 - coverage))
+            needed = math.ceil(round(coverage / (1 - coverage), 9))
             raise ValueError(
                 f"coverage={coverage:g} needs at least {needed} rows to calibrate on, and {n} were set aside; fit "
                 "with more labelled rows, a larger calibration_fraction, or ask for less coverage"
@@ -159,7 +161,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² over the rows that have a target."""
-        y = np.asarray(y, dtype=np.float64)
+        check_is_fitted(self)
+        y = _numbers(y)
+        self._check_width(y)
         known = ~np.isnan(y.reshape(len(y), -1)).any(1)
         if not known.any():
             raise ValueError("y holds no number: there is nothing to score; pass rows that have a target")
@@ -189,10 +193,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
             u = open_uniform((n_samples, 1 + len(self._columns)), Noise(seed, "cpu").stream("targets"))
             return X, self._rounded(self.predict_distribution(X).draw(u))
         self.vae_._check_count(n_samples, "n_samples")
-        wanted = np.asarray(y, dtype=np.float64)
+        wanted = self._wanted(y)
         n_targets = len(self._columns)
-        wanted = wanted.reshape(-1, n_targets) if wanted.ndim else np.full((1, n_targets), float(wanted))
-        if len(wanted) not in (1, n_samples) or not np.isfinite(wanted).all():
+        if len(wanted) not in (1, n_samples):
             raise ValueError(
                 f"y has shape {np.shape(y)}; expected a finite number, or one for each of the {n_samples} samples"
             )
@@ -217,7 +220,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         list of m arrays or data frames like X at fit, n rows each
         """
         check_is_fitted(self)
-        wanted = np.asarray(y_values, dtype=np.float64).reshape(-1, len(self._columns))
+        wanted = self._wanted(y_values)
         rows = self.vae_._rows(X)
         now = self._standardised(self._predictive_of(self.estimators_, rows, True).mean().reshape(len(rows), -1))
         z = self.vae_._means(rows)
@@ -255,9 +258,29 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
             self._columns = tuple(
                 _varying(column, name, table[:, j]) for j, (column, name) in enumerate(zip(found, names, strict=True))
             )
-        elif table.shape[1] != len(self._columns):
-            raise ValueError(f"y has {table.shape[1]} targets, but had {len(self._columns)} at fit")
+        else:
+            self._check_width(table)
         return to_numpy(self._standardised(table))
+
+    def _wanted(self, y: Any) -> np.ndarray:
+        """Targets asked for, [m, T]; a single number is meant for all."""
+        wanted, n_targets = _numbers(y), len(self._columns)
+        if wanted.ndim == 0:
+            wanted = np.full(n_targets, wanted)
+        if not np.isfinite(wanted).all() or wanted.size % n_targets:
+            raise ValueError(f"y={y!r}: expected finite numbers, {n_targets} for each row")
+        return wanted.reshape(-1, n_targets)
+
+    def _check_width(self, y: np.ndarray) -> None:
+        n_targets = y.shape[1] if y.ndim > 1 else 1
+        if n_targets != len(self._columns):
+            raise ValueError(f"y has {n_targets} targets, but had {len(self._columns)} at fit")
+
+    def _check_own(self) -> None:
+        super()._check_own()
+        fraction = self.get_params(deep=False)["calibration_fraction"]
+        if not (is_number(fraction) and 0 <= fraction < 1):
+            raise ValueError(f"calibration_fraction={fraction!r}: expected a share in [0, 1)")
 
     def _given_likelihood(self) -> Any:
         return self.get_params(deep=False)["target_likelihood"]
@@ -288,7 +311,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         return Table(table.likelihood, {name.removeprefix("\0"): choice.likelihood for name, choice in made.items()})
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
-        return ["prior", "joint"]
+        return ["joint", "prior"] if self._has_prior(StandardNormal) else ["joint"]
 
     def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
         """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else."""
@@ -308,7 +331,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""
         if self.structure_ == "prior":
-            return to_numpy(self.vae_.model_.prior.direction)
+            return to_numpy(self.vae_.model_.prior.direction).astype(np.float64)
         assert rows.target is not None
         labelled = (~rows.target.isnan()).all(1).nonzero().squeeze(1)
         some = rows.rows(labelled)
@@ -341,11 +364,13 @@ def _numbers(y: Any) -> np.ndarray:
     if isinstance(y, str):
         raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
     array = np.asarray(y)
-    if array.dtype.kind in "OUS":
+    if array.dtype.kind in "US":
+        array = np.asarray(y, dtype=object)  # of numbers and text together, numpy makes text
+    if array.dtype.kind == "O":
         for value in array.ravel():
             if isinstance(value, (str, bytes)):
                 raise ValueError(
-                    f"y holds text ({value!r}); a regression needs numbers: convert it, or use VAEClassifier"
+                    f"y holds text ({str(value)!r}); a regression needs numbers: convert it, or use VAEClassifier"
                 )
     if np.iscomplexobj(array):
         raise ValueError("Complex data not supported: y holds complex numbers; pass real ones")

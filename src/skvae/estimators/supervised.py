@@ -11,30 +11,35 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
-from skvae.estimators.base import BaseVAE, to_numpy
+from skvae.estimators.base import to_numpy
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
-from skvae.model import Table
+from skvae.model import Prior, Table
 from skvae.model.checks import is_number, is_whole
+from skvae.model.component import resolve
 from skvae.model.likelihoods import Distribution
 from skvae.training import Noise
 
 # Fewer labelled rows than this are all needed for training.
 _MIN_LABELLED_TO_SPLIT = 100
+# With fewer, the bins of numeric columns would be learned by heart.
+_MIN_LABELLED_FOR_BINS = 300
 # Labelled rows make up at least this share of those of an epoch; the rarer are repeated, with less weight each.
 _MIN_LABELLED_SHARE = 0.25
 # Draws of z for a prediction through p(y|z), and rows predicted at once.
 _N_DRAWS, _ROWS_AT_ONCE = 64, 2048
 # Rows set aside for calibration, at least and at most.
 _MIN_CALIBRATION, _MAX_CALIBRATION = 20, 1_000
+# α per labelled row, but no more than so much per column of x; and the factor of the lighter one that is tried too.
+_PER_LABELLED, _PER_COLUMN, _LIGHTER = 0.1, 10.0, 0.1
 # Part of the planned epochs that each candidate is given before one is chosen.
 _TRIAL = 0.25
 
@@ -48,7 +53,6 @@ def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callabl
         theirs = [p for p in inspect.signature(parent.__init__).parameters.values() if p.name not in names]  # type: ignore[misc]
         parameters = [*mine, *theirs]
 
-        @functools.wraps(own)
         def construct(self: Any, **given: Any) -> None:
             unknown = set(given) - {parameter.name for parameter in parameters[1:]}
             if unknown:
@@ -56,13 +60,15 @@ def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callabl
             for parameter in parameters[1:]:
                 setattr(self, parameter.name, given.get(parameter.name, parameter.default))
 
-        construct.__signature__ = inspect.Signature(parameters)
+        functools.update_wrapper(construct, own)
+        described: Any = construct
+        described.__signature__ = inspect.Signature(parameters)
         return construct
 
     return decorate
 
 
-class SupervisedVAE(BaseEstimator):
+class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Shared by the estimators with targets. Each is one VAE of rows and targets, or an ensemble of them.
 
     Subclasses say what targets they take (`_targets`), which structures and likelihoods come into question
@@ -75,8 +81,6 @@ class SupervisedVAE(BaseEstimator):
     target_weight_: float
     _columns: tuple[Column, ...]
     _default_structure: str
-
-    set_params = BaseVAE.set_params
 
     # -- fitting
 
@@ -109,11 +113,10 @@ class SupervisedVAE(BaseEstimator):
         y = self._targets(y, reset=True)
         first, rows, seed = self._first(X, y, sample_weight)
         train, validation, calibration = self._held_out(rows, seed)
-        tasks = self._tasks(rows)
         self.trials_: list[dict[str, Any]] = []
-        best = tasks[0]
-        if len(tasks) > 1:
-            best = self._best_of(first, tasks, train, validation, seed)
+        best = self._default_task(rows)
+        if validation is not None:
+            best = self._best_task(best, first, train, validation, seed)
         members = [first._sibling(best, seed + k) for k in range(self.n_estimators)]
         for k, member in enumerate(members):
             member._train(_repeated(train), validation, seed + k, decay=True)
@@ -124,33 +127,50 @@ class SupervisedVAE(BaseEstimator):
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
         """A VAE for the rows, not trained; the encoded rows with their targets; a seed."""
         vae = VAE(**self._vae_params())
-        check_consistent_length(self._read_rows(X), y)
         weight = self._row_weight(y, sample_weight)
-        rows, seed = vae._begin(X, None, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
+        rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
         self._schema_columns = vae.schema_.modelled
         self.n_features_in_ = vae.n_features_in_
         if hasattr(vae, "feature_names_in_"):
             self.feature_names_in_ = vae.feature_names_in_
         return vae, rows, seed
 
-    def _read_rows(self, X: Any) -> Any:
-        return X
-
     def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
         return sample_weight
 
-    def _best_of(self, first: VAE, tasks: Sequence[Task], train: Batch, validation: Batch | None, seed: int) -> Task:
-        """The task that predicts held-out targets best after a quarter of the training."""
-        assert validation is not None
-        scores = []
-        for task in tasks:
-            trial = first._sibling(task, seed)
-            trial.settings_ = trial.settings_ | {"max_epochs": max(1, round(_TRIAL * first.settings_["max_epochs"]))}
-            trial._train(_repeated(train), validation, seed, decay=True)
-            score = float(np.mean(self._predictive_of([trial], validation).log_prob(self._in_units(validation))))
-            self.trials_.append({"structure": task.structure, "target_weight": task.weight, "log_p_y": score})
-            scores.append(score)
-        return tasks[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
+    def _best_task(self, task: Task, first: VAE, train: Batch, validation: Batch, seed: int) -> Task:
+        """What "auto" leaves open, one after the other, as held-out targets are predicted best.
+
+        Each candidate is trained for a quarter of the planned epochs, and takes the place of the one before it if it
+        is better by more than the standard error of the difference, row by row.
+        """
+        params = self.get_params(deep=False)
+        structures = self._candidates(task.partly_labelled) if params["structure"] == "auto" else []
+        weights = [task.weight, task.weight * _LIGHTER] if params["target_weight"] == "auto" else []
+        tried: dict[tuple[str, float], np.ndarray] = {}
+
+        def scores(candidate: Task) -> np.ndarray:
+            key = candidate.structure, candidate.weight
+            if key not in tried:
+                trial = first._sibling(candidate, seed)
+                n_epochs = max(1, round(_TRIAL * first.settings_["max_epochs"]))
+                trial.settings_ = trial.settings_ | {"max_epochs": n_epochs}
+                trial._train(_repeated(train), validation, seed, decay=True)
+                log_p = self._predictive_of([trial], validation).log_prob(self._in_units(validation))
+                tried[key] = np.nan_to_num(log_p.reshape(len(validation), -1).sum(1), nan=-1e6, neginf=-1e6)
+                found = {"structure": key[0], "target_weight": key[1], "log_p_y": float(tried[key].mean())}
+                self.trials_.append(found)
+            return tried[key]
+
+        def better(one: Task, other: Task) -> Task:
+            gain = scores(other) - scores(one)
+            return other if gain.mean() > gain.std() / np.sqrt(len(gain)) else one
+
+        for structure in structures[1:]:
+            task = better(task, replace(task, structure=structure))
+        for weight in weights[1:]:
+            task = better(task, replace(task, weight=weight))
+        return task
 
     def partial_fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> Self:
         """Make one pass over X and y, starting a model if there is none; without anything held out.
@@ -170,7 +190,7 @@ class SupervisedVAE(BaseEstimator):
         self._check_own()
         y = self._targets(y, reset=True)
         first, rows, seed = self._first(X, y, sample_weight)
-        task = self._tasks(rows, choose=False)[0]
+        task = self._default_task(rows)
         members = [first._sibling(task, seed + k) for k in range(self.n_estimators)]
         for k, member in enumerate(members):
             member._train(rows, None, seed + k, decay=False)
@@ -180,13 +200,28 @@ class SupervisedVAE(BaseEstimator):
 
     def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
         """Train the members further."""
-        y = self._targets(y, reset=False)
+        params = self.get_params(deep=False)
+        made_with = self.structure_, self.target_weight_, len(self.estimators_)
+        for name, before in zip(("structure", "target_weight", "n_estimators"), made_with, strict=True):
+            if params[name] not in ("auto", before):
+                raise ValueError(
+                    f"{name}={params[name]!r}, but the model to be continued was made with {before!r}; set it back, "
+                    "or fit a new one with warm_start=False"
+                )
+        X, y = self._features(X), self._targets(y, reset=False)
+        if np.isnan(y).any() and not (self._task.partly_labelled or self._task.structure == "joint"):
+            raise ValueError(
+                "y has rows without a target, and all had one when the model to be continued was made; pass labelled "
+                "rows, or fit a new model with some that are not"
+            )
         weight = self._row_weight(y, sample_weight)
         target = torch.from_numpy(y.astype(np.float32))
         for member in self.estimators_:
             member.set_params(**self._vae_params())
-            rows, seed = member._begin(X, None, weight, anew=False, target=target)
-            train, validation, calibration = self._held_out(rows, member._noise_seed) if decay else (rows, None, None)
+            rows, seed = member._begin(X, y, weight, anew=False, target=target)
+            # The same rows are held out for all, lest those that calibrate had served a member.
+            held_out = self._held_out(rows, self.estimators_[0]._noise_seed) if decay else (rows, None, None)
+            train, validation, calibration = held_out
             member._train(_repeated(train), validation, seed, decay=decay)
         self._finish(self.estimators_, self._task, train, validation, calibration)
         return self
@@ -198,6 +233,21 @@ class SupervisedVAE(BaseEstimator):
         self.structure_, self.target_weight_, self._task = task.structure, task.weight, task
         self._slopes = self._latent_slopes(train)
         self._calibrate(validation, calibration)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of components as `name__parameter`; see `VAE.set_params`."""
+        ours, current = self._vae_params(), self.get_params(deep=False)
+        for key in params:
+            name, _, rest = key.partition("__")
+            value = params.get(name, current.get(name))
+            if rest and name in current and name not in ours and not hasattr(value, "set_params"):
+                raise ValueError(
+                    f"'{key}' asks for a parameter of {name}={value!r}, which has no parameters; set {name} itself, "
+                    "or give it as an object"
+                )
+        # VAE says what is wrong with its own.
+        VAE(**ours).set_params(**{key: value for key, value in params.items() if key.partition("__")[0] in ours})
+        return super().set_params(**params)
 
     def _vae_params(self) -> dict[str, Any]:
         names = inspect.signature(VAE.__init__).parameters
@@ -216,22 +266,24 @@ class SupervisedVAE(BaseEstimator):
         if not is_whole(params["n_estimators"]) or params["n_estimators"] < 1:
             raise ValueError(f"n_estimators={params['n_estimators']!r}: expected a whole number ≥ 1")
 
-    def _tasks(self, rows: Batch, choose: bool = True) -> list[Task]:
-        """The candidates among which validation chooses; the first is the default."""
+    def _default_task(self, rows: Batch) -> Task:
+        """What is done where validation does not choose."""
         assert rows.target is not None
         params = self.get_params(deep=False)
         partly = bool(rows.target.isnan().any())
-        table = self._target_table(rows)
-        structures = [params["structure"]] if params["structure"] != "auto" else self._candidates(partly)
-        n_columns = rows.values.shape[1]
-        weights = [float(params["target_weight"])] if params["target_weight"] != "auto" else [10.0 * n_columns]
-        if params["target_weight"] == "auto" and choose:
-            weights += [float(n_columns)]
-        tasks = [
-            Task(structure, self._columns, table, weight, partly) for structure in structures for weight in weights
-        ]
-        enough = params["early_stopping"] and self._n_labelled(rows) >= _MIN_LABELLED_TO_SPLIT
-        return tasks if choose and enough else tasks[:1]
+        structure, weight = params["structure"], params["target_weight"]
+        return Task(
+            structure=self._candidates(partly)[0] if structure == "auto" else structure,
+            targets=self._columns,
+            likelihood=self._target_table(rows),
+            weight=self._default_weight(rows) if weight == "auto" else float(weight),
+            partly_labelled=partly,
+            piecewise=self._n_labelled(rows) >= _MIN_LABELLED_FOR_BINS,
+        )
+
+    def _default_weight(self, rows: Batch) -> float:
+        """A tenth of the labelled rows (Kingma et al. 2014, section 4), at most ten per column."""
+        return float(min(_PER_COLUMN * rows.values.shape[1], max(1.0, _PER_LABELLED * self._n_labelled(rows))))
 
     def _n_labelled(self, rows: Batch) -> int:
         return len(self._labelled(rows))
@@ -251,6 +303,11 @@ class SupervisedVAE(BaseEstimator):
             return rows, None, None
         n_calibration = min(_MAX_CALIBRATION, max(_MIN_CALIBRATION, round(fraction * n))) if fraction else 0
         n_validation = max(1, round(params["validation_fraction"] * n)) if params["early_stopping"] else 0
+        if n_calibration + n_validation >= n:
+            raise ValueError(
+                f"validation_fraction={params['validation_fraction']!r} and calibration_fraction={fraction!r} leave "
+                f"none of {n} labelled rows to train on; choose smaller ones"
+            )
         rest = torch.ones(len(rows), dtype=torch.bool)
         rest[order[: n_calibration + n_validation]] = False
         calibration, validation = order[: n_calibration + n_validation].split([n_calibration, n_validation])
@@ -265,7 +322,11 @@ class SupervisedVAE(BaseEstimator):
     def transform(self, X: Any) -> np.ndarray:
         """Posterior means of the latents, as `VAE.transform`; in an ensemble, those of the first member."""
         check_is_fitted(self)
-        return self.vae_.transform(self._features(X))
+        return self.estimators_[0].transform(self._features(X))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.estimators_[0].model_.latent_dim
 
     def predict_distribution(self, X: Any) -> Predictive:
         """p(y|x) of each row: `mean`, `std`, `quantile`, `cdf`, `log_prob` and `crps`, in the units of y.
@@ -405,6 +466,7 @@ class SupervisedVAE(BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.string = True
         tags.input_tags.categorical = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     # -- what subclasses say
@@ -422,6 +484,10 @@ class SupervisedVAE(BaseEstimator):
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
         raise NotImplementedError
+
+    def _has_prior(self, kind: type[Prior]) -> bool:
+        """Whether the parameter `prior` stands for one of that kind."""
+        return isinstance(resolve(Prior, self.get_params(deep=False)["prior"], "prior"), kind)
 
     def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
         """Positions of the labelled rows, shuffled: any first part of them is like the whole."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from skvae import persistence
 from skvae.data.columns import Column
-from skvae.model import StandardNormal, Table
+from skvae.model import StandardNormal, Table, VampPrior
 from skvae.model.supervised import STRUCTURES, SupervisedModel
 
 
@@ -27,6 +27,8 @@ class Task:
         α of the objective `Supervised`.
     partly_labelled : bool
         Whether rows without a target are learned from.
+    piecewise : bool
+        Whether numeric columns enter by their quantile bins too (see `Embedding`).
     """
 
     structure: str
@@ -34,6 +36,7 @@ class Task:
     likelihood: Table
     weight: float
     partly_labelled: bool
+    piecewise: bool = True
 
     def model(self, columns: Sequence[Column], **parts: Any) -> SupervisedModel:
         """The untrained model for rows of these columns."""
@@ -42,12 +45,17 @@ class Task:
                 f"structure='prior' brings its own prior p(z|y), which contradicts prior={parts['prior']!r}; leave "
                 "prior on 'normal', or set structure='joint'"
             )
+        if self.structure == "m2" and isinstance(parts["prior"], VampPrior):
+            raise ValueError(
+                f"structure='m2' has q(z|x, y), and the pseudo-inputs of prior={parts['prior']!r} have no label; use "
+                "prior='mixture', or structure='joint'"
+            )
         return STRUCTURES[self.structure](
             columns,
             self.targets,
             target_likelihood=self.likelihood,
             partly_labelled=self.partly_labelled,
-            piecewise=True,
+            piecewise=self.piecewise,
             **parts,
         )
 
@@ -58,6 +66,7 @@ class Task:
             "likelihood": persistence.encode(self.likelihood),
             "weight": self.weight,
             "partly_labelled": self.partly_labelled,
+            "piecewise": self.piecewise,
         }
 
     @classmethod
@@ -68,4 +77,5 @@ class Task:
             persistence.decode(state["likelihood"]),
             state["weight"],
             state["partly_labelled"],
+            state["piecewise"],
         )

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
@@ -222,14 +221,15 @@ class M2Model(SupervisedModel):
         hidden = self.hidden(batch)
         log_q = label_log_probs(self.head(hidden.unsqueeze(0))).squeeze(0)  # [B, K]
         code, known = _entries(batch.target)
-        labels = F.one_hot(code.squeeze(1).long(), self.n_labels).to(hidden.dtype)  # [B, K]
+        labels = _one_hot(code.squeeze(1), self.n_labels).to(hidden.dtype)  # [B, K]
         log_q_y = (labels * log_q).sum(-1) * known.squeeze(1)
         share = entropy = None
         if self.partly_labelled:
             probs = log_q.exp()
             share = torch.where(known > 0, labels, probs).T  # [K, B]
             entropy = -(probs * log_q).sum(-1) * (1 - known.squeeze(1))
-            labels = torch.eye(self.n_labels, device=hidden.device).repeat_interleave(len(batch), dim=0)  # [K B, K]
+            every = torch.eye(self.n_labels, dtype=hidden.dtype, device=hidden.device)
+            labels = every.repeat_interleave(len(batch), dim=0)  # [K B, K]
             hidden, eps = hidden.repeat(self.n_labels, 1), eps.repeat(1, self.n_labels, 1)
             batch = batch.repeat(self.n_labels)
         posterior = self.posterior(torch.cat([hidden, labels], dim=1))
@@ -264,7 +264,7 @@ class M2Model(SupervisedModel):
     def latents_given(self, target: Tensor, stream: torch.Generator) -> Tensor:
         latent = self.prior.latent
         z = latent.sample(torch.randn((len(target), latent.n_noise), generator=stream, device=target.device))
-        return torch.cat([z, F.one_hot(target.squeeze(1).long(), self.n_labels).to(z.dtype)], dim=-1)
+        return torch.cat([z, _one_hot(target.squeeze(1), self.n_labels)], dim=-1)
 
 
 class LabelledPosterior(PosteriorDistribution):
@@ -351,5 +351,9 @@ def _entries(target: Tensor) -> tuple[Tensor, Tensor]:
 def _drawn_label(log_p: Tensor, eps: Tensor) -> Tensor:
     """One-hot labels from standard normal noise [..., K], by the Gumbel-max trick."""
     u = torch.special.ndtr(eps).clamp(1e-7, 1 - 1e-7)
-    label = (log_p - torch.log(-torch.log(u))).argmax(-1)
-    return F.one_hot(label, log_p.shape[-1]).to(log_p.dtype)
+    return _one_hot((log_p - torch.log(-torch.log(u))).argmax(-1), log_p.shape[-1]).to(log_p.dtype)
+
+
+def _one_hot(code: Tensor, n: int) -> Tensor:
+    """Codes [...] as vectors [..., n]; unlike torch's own, without a look at the values."""
+    return (code.unsqueeze(-1) == torch.arange(n, device=code.device)).float()

@@ -54,7 +54,9 @@ class Supervised(Objective):
         self.objective.prepare(model, rows)
         self.player = self.objective.player
         assert rows.target is not None
-        self._scale = self.weight / max(float((~rows.target.isnan()).float().mean()), 1e-6)
+        labelled = (~rows.target.isnan()).float().mean(1)
+        share = labelled.mean() if rows.weight is None else (labelled * rows.weight).sum() / rows.weight.sum()
+        self._scale = self.weight / max(float(share), 1e-6)
 
     def forward(self, terms: Terms) -> Losses:
         losses, found = self.objective(terms), terms.supervision
