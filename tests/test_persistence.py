@@ -158,7 +158,7 @@ SUPERVISED = {
     ),
     "regressor, two targets": (
         VAERegressor,
-        {"structure": "auto", "target_likelihood": {"wage": "student-t", "n": "poisson"}},
+        {"structure": "auto", "target_likelihood": {"wage": "log-normal", "n": "poisson"}},
         pd.DataFrame({"wage": WAGES, "n": np.arange(120) % 4}),
     ),
     "m2": (VAEClassifier, {"structure": "m2", "unlabelled": "?"}, np.where(np.arange(120) % 9, TOWNS, "?")),

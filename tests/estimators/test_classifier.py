@@ -304,6 +304,12 @@ def test_a_prior_of_one_s_own(prior):
         assert np.isfinite(model.vae_.score_samples(X)).all()
 
 
+def test_m2_has_no_regularisers():
+    with pytest.raises(ValueError, match=r"objective=MMD\(\) compares the rows of a batch, of which structure='m2'"):
+        small(structure="m2", objective="mmd").fit(X, Y)
+    assert small(structure="auto", objective="mmd", max_epochs=1).fit(X, HOLES).structure_ == "joint"
+
+
 @every_structure
 def test_an_ensemble_averages_probabilities(structure):
     model = small(structure=structure, n_estimators=3, max_epochs=3).fit(X, Y)

@@ -145,7 +145,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self._continue(params, table.n_rows)
             # Each continuation draws its own noise, whatever the seed.
             seed += self.history_.info["n_steps"]
-        rows = _weighted(replace(self._encode(table), target=target), weight)
+        rows = self._encode(table)
+        if target is not None:
+            rows = replace(rows, target=target.to(rows.values.device))
+        rows = _weighted(rows, weight)
         if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
             self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
             self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
@@ -160,6 +163,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         objective = resolve(Objective, params["objective"], "objective")
         make: Callable[..., LatentVariableModel] = LatentVariableModel
         if self._task is not None:
+            self._task.check(objective)
             objective, make = Supervised(objective, self._task.weight), self._task.model
         objective.check()
         device = choose_device(params["device"])

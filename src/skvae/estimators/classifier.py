@@ -22,7 +22,8 @@ from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE, takes_parameters_of
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
-from skvae.model import Categorical, Table, VampPrior
+from skvae.model import Categorical, Objective, Regulariser, Sum, Table, VampPrior
+from skvae.model.component import resolve
 from skvae.model.heads import label_log_probs
 from skvae.training import Noise
 from skvae.training.randomness import open_uniform
@@ -370,7 +371,10 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return Table(Categorical())
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
-        if self._has_prior(VampPrior) or (partly_labelled and len(self.classes_) > _MAX_ENUMERATED):
+        objective = resolve(Objective, self.get_params(deep=False)["objective"], "objective")
+        if self._has_prior(VampPrior) or isinstance(objective, (Regulariser, Sum)):
+            return ["joint"]  # which M2 cannot have
+        if partly_labelled and len(self.classes_) > _MAX_ENUMERATED:
             return ["joint"]
         return ["m2", "joint"] if partly_labelled else ["joint", "m2"]
 
@@ -388,7 +392,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         start = counts.cumsum(0) - counts
         rank = torch.empty_like(code)
         rank[by_class] = torch.arange(len(code)) - start[code[by_class]]
-        return order[((rank + 0.5) / counts[code]).argsort(stable=True)]
+        return order[((rank + 0.5) / counts[code]).argsort(stable=True).to(order.device)]
 
     def _log_probs(self, rows: Batch) -> np.ndarray:
         """log p(y|x) [n, K], not tempered."""

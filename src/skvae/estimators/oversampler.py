@@ -286,19 +286,19 @@ def _with_target(X: Any, table: RawTable, name: str, groups: Groups) -> Any:
     return frame.with_columns(nw.new_series(name, values, backend=frame.implementation)).to_native()
 
 
-def _without_target(drawn: Any, name: str, table: RawTable, source: np.ndarray) -> Any:
-    """The rows drawn without their last column, and with the holes of the rows that they are variations of."""
+def _without_target(drawn: Any, name: str, table: RawTable, pattern: np.ndarray) -> Any:
+    """The rows drawn without their last column, and with the holes of the real rows at `pattern`."""
     frame = nw.from_native(drawn, eager_only=True).drop(name)
     for j, column in enumerate(frame.columns):
-        hole = table.missing(j)[source]
+        hole = table.missing(j)[pattern]
         if hole.any():
             present = nw.new_series("present", ~hole, backend=frame.implementation)
             frame = frame.with_columns(nw.when(present).then(nw.col(column)).alias(column))
     return frame.to_native()
 
 
-def _stacked(X: Any, new: Any, source: np.ndarray) -> Any:
-    """X with the new rows below, which are variations of those at `source`: the same kind of array or frame."""
+def _stacked(X: Any, new: Any, pattern: np.ndarray) -> Any:
+    """X with the new rows below, with the holes of those at `pattern`: the same kind of array or frame."""
     frame = nw.from_native(X, eager_only=True, pass_through=True)
     if isinstance(frame, nw.DataFrame):
         if new is None:
@@ -308,7 +308,7 @@ def _stacked(X: Any, new: Any, source: np.ndarray) -> Any:
         return nw.maybe_reset_index(nw.concat([frame, nw.from_native(new, eager_only=True)])).to_native()
     rows = np.asarray(X)
     if new is not None:
-        added = rows[source]  # and so with the same mark of what is missing
+        added = rows[pattern]  # for what marks its missing entries
         for j, column in enumerate(new.columns):
             present = column.is_valid().to_numpy()
             added[present, j] = column.drop_null().to_pylist() if rows.dtype.kind in "OUS" else column.drop_null()

@@ -52,8 +52,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
         targets better; `trials_` and `history_.info` show it.
     n_estimators : int
-        Members of an ensemble, which differ in their weights at first and in the rows that stop their training.
-        The predictive distribution is the mixture of theirs.
+        Members of an ensemble, which differ in their weights at first and in the noise of their training. The
+        predictive distribution is the mixture of theirs.
     calibration_fraction : float
         Share of the labelled rows (at least 20, at most 1,000) that serve nothing but `predict_interval`; 0 for
         none. None are set aside below 100 labelled rows.

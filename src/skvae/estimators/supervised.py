@@ -308,7 +308,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"validation_fraction={params['validation_fraction']!r} and calibration_fraction={fraction!r} leave "
                 f"none of {n} labelled rows to train on; choose smaller ones"
             )
-        rest = torch.ones(len(rows), dtype=torch.bool)
+        rest = torch.ones(len(rows), dtype=torch.bool, device=order.device)
         rest[order[: n_calibration + n_validation]] = False
         calibration, validation = order[: n_calibration + n_validation].split([n_calibration, n_validation])
         return (
@@ -491,7 +491,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
         """Positions of the labelled rows, shuffled: any first part of them is like the whole."""
-        return self._labelled(rows)[torch.randperm(self._n_labelled(rows), generator=stream)]
+        labelled = self._labelled(rows)
+        return labelled[torch.randperm(len(labelled), generator=stream).to(labelled.device)]
 
     def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
         raise NotImplementedError
@@ -509,7 +510,7 @@ def _repeated(rows: Batch) -> Batch:
     times = int(min(50, _MIN_LABELLED_SHARE * (n - n_labelled) / ((1 - _MIN_LABELLED_SHARE) * max(1, n_labelled))))
     if times < 2:
         return rows
-    order = torch.cat([torch.arange(n), *[labelled.nonzero().squeeze(1)] * (times - 1)])
-    weight = torch.ones(n) if rows.weight is None else rows.weight
+    order = torch.cat([torch.arange(n, device=labelled.device), *[labelled.nonzero().squeeze(1)] * (times - 1)])
+    weight = torch.ones(n, device=labelled.device) if rows.weight is None else rows.weight
     weight = (torch.where(labelled, weight / times, weight))[order]
     return replace(rows.rows(order), weight=weight / weight.mean())

@@ -8,7 +8,7 @@ from typing import Any
 
 from skvae import persistence
 from skvae.data.columns import Column
-from skvae.model import StandardNormal, Table, VampPrior
+from skvae.model import Objective, Regulariser, StandardNormal, Sum, Table, VampPrior
 from skvae.model.supervised import STRUCTURES, SupervisedModel
 
 
@@ -37,6 +37,14 @@ class Task:
     weight: float
     partly_labelled: bool
     piecewise: bool = True
+
+    def check(self, objective: Objective) -> None:
+        """Refuse an objective that the structure cannot have."""
+        if self.structure == "m2" and isinstance(objective, (Regulariser, Sum)):
+            raise ValueError(
+                f"objective={objective!r} compares the rows of a batch, of which structure='m2' makes a copy for "
+                "each label; set structure='joint', or objective='elbo'"
+            )
 
     def model(self, columns: Sequence[Column], **parts: Any) -> SupervisedModel:
         """The untrained model for rows of these columns."""

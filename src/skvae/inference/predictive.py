@@ -44,7 +44,8 @@ class Predictive:
         self._pieces, self._columns = pieces, columns
         self._offset = np.array([column.offset for column in columns])
         self._scale = np.array([column.scale for column in columns])
-        self._spread = torch.ones(len(columns)) if spread is None else torch.tensor(spread, dtype=torch.float32)
+        spread = np.ones(len(columns)) if spread is None else spread
+        self._spread = torch.tensor(spread, dtype=torch.float32, device=pieces[0][0].mean.device)
         self._squeeze = squeeze and len(columns) == 1
 
     def mean(self) -> np.ndarray:
@@ -54,7 +55,7 @@ class Predictive:
     def std(self) -> np.ndarray:
         """Standard deviations: of the spread within the distributions mixed and of that between their means."""
         spreads = [_std(piece) * self._spread for piece in self._pieces]
-        return self._shaped(torch.cat(spreads).double().numpy() * self._scale)
+        return self._shaped(torch.cat(spreads).double().cpu().numpy() * self._scale)
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
         """Quantiles at probabilities `q`: one, or several in a last axis of their own.
@@ -79,7 +80,7 @@ class Predictive:
             _cdf(piece, self._compressed(piece, values))
             for piece, values in zip(self._pieces, self._split(y), strict=True)
         ]
-        return self._shaped(torch.cat(answers).double().numpy())
+        return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def log_prob(self, y: np.ndarray) -> np.ndarray:
         """Log-density (log-probability of whole numbers and levels) of `y`, nats."""
@@ -87,7 +88,7 @@ class Predictive:
             _log_prob(piece, self._compressed(piece, values)) - self._spread.log()
             for piece, values in zip(self._pieces, self._split(y), strict=True)
         ]
-        return self._shaped(torch.cat(answers).double().numpy())
+        return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def best_spread(self, y: np.ndarray, factors: np.ndarray) -> np.ndarray:
         """Of each target, the factor by which deviations from the mean are to be stretched to make `y` likeliest."""
@@ -98,7 +99,7 @@ class Predictive:
                 _log_prob(piece, mean + (values - mean) / factor)
                 for piece, mean, values in zip(self._pieces, means, self._split(y), strict=True)
             ]
-            scores.append(torch.cat(answers).double().mean(0).numpy() - np.log(factor))
+            scores.append(torch.cat(answers).double().mean(0).cpu().numpy() - np.log(factor))
         return factors[np.argmax(scores, axis=0)]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
@@ -107,17 +108,18 @@ class Predictive:
         for piece, value in zip(self._pieces, self._split(y), strict=True):
             drawn = self._stretched(piece, _values(piece)).sort(0).values  # [N, B, T]
             n = len(drawn)
-            rank = (2 * torch.arange(1, n + 1) - n - 1).view(-1, 1, 1) / n**2
+            rank = (2 * torch.arange(1, n + 1, device=drawn.device) - n - 1).view(-1, 1, 1) / n**2
             answers.append((drawn - value).abs().mean(0) - (rank * drawn).sum(0))
-        return self._shaped(torch.cat(answers).double().numpy() * self._scale)
+        return self._shaped(torch.cat(answers).double().cpu().numpy() * self._scale)
 
     def draw(self, u: Tensor) -> np.ndarray:
         """Draws for `u` [n, 1 + T] uniform on (0, 1): the first chooses the distribution mixed."""
         drawn = []
+        u = u.to(self._spread.device)
         for piece, own in zip(self._pieces, u.split([_n_rows(piece) for piece in self._pieces]), strict=True):
             each = torch.cat([part.icdf(own[:, 1:].expand(_n_draws(part), -1, -1)) for part in piece])  # [M, B, T]
             chosen = (own[:, 0] * len(each)).long().clamp(max=len(each) - 1)
-            drawn.append(self._stretched(piece, each[chosen, torch.arange(len(own))]))
+            drawn.append(self._stretched(piece, each[chosen, torch.arange(len(own), device=own.device)]))
         return self._in_units(torch.cat(drawn))
 
     def _stretched(self, piece: Sequence[Distribution], values: Tensor) -> Tensor:
@@ -137,10 +139,10 @@ class Predictive:
         sizes = [_n_rows(piece) for piece in self._pieces]
         if len(standardised) != sum(sizes):
             raise ValueError(f"y has {len(standardised)} rows; the prediction is of {sum(sizes)}")
-        return list(torch.from_numpy(standardised.astype(np.float32)).split(sizes))
+        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._spread.device).split(sizes))
 
     def _in_units(self, values: Tensor) -> np.ndarray:
-        return self._shaped(values.double().numpy() * self._scale + self._offset)
+        return self._shaped(values.double().cpu().numpy() * self._scale + self._offset)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._squeeze else values
@@ -194,7 +196,7 @@ def _values(piece: Sequence[Distribution]) -> Tensor:
 
 def _std(piece: Sequence[Distribution]) -> Tensor:
     """Standard deviations [B, T], by the trapezoid rule over normal scores, which does not cut off the tails."""
-    scores = torch.linspace(-4, 4, _n_levels(piece, _N_SCORES))
+    scores = torch.linspace(-4, 4, _n_levels(piece, _N_SCORES), device=piece[0].mean.device)
     each = [
         torch.cat([part.icdf(torch.full_like(part.mean, float(p))) for part in piece])
         for p in torch.special.ndtr(scores)
