@@ -18,11 +18,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/ppca.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/adult.py
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/density.py
+	$(BIN)/python benchmarks/supervised.py
 
 figure: $(STAMP)
 	$(BIN)/python examples/figure.py docs/figure.png
