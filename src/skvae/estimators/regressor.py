@@ -119,7 +119,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> np.ndarray:
         """Quantiles of p(y|x), [n, n_quantiles] (of several targets, [n, n_targets, n_quantiles])."""
-        return self.predict_distribution(X).quantile(list(quantiles))
+        found = self.predict_distribution(X).quantile(list(quantiles))
+        whole = np.array([column.kind == Kind.INTEGER for column in self._columns])
+        whole = whole[0] if self._squeeze and len(whole) == 1 else whole[:, None]
+        return np.where(whole, np.rint(found), found)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
         """Intervals that hold the target of a new row with probability `coverage`, whatever the model is worth.
@@ -381,7 +384,7 @@ def _numbers(y: Any) -> np.ndarray:
 
 
 def _names(y: Any, n_targets: int) -> list[str]:
-    columns = getattr(y, "columns", None)
+    columns = getattr(y, "column_names", getattr(y, "columns", None))  # of Arrow, of pandas and polars
     if columns is not None:
         return [str(name) for name in columns]
     name = getattr(y, "name", None)

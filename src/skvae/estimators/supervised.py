@@ -405,7 +405,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     @property
     def schema_(self) -> Any:
-        return self._members()["0"].schema_
+        """The columns of X as seen at fit."""
+        return self.vae_.schema_
 
     def _objective_tensors(self) -> dict[str, torch.Tensor]:
         return {
