@@ -195,9 +195,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """An untrained estimator for the same rows: other weights, another task."""
         other = clone(self)
         other._task = task
-        for name in ("n_features_in_", "feature_names_in_"):
-            if name in vars(self):
-                setattr(other, name, getattr(self, name))
+        copy_features(self, other)
         other._assemble(self.schema_, Settings.from_dict(self.settings_), seed, self.likelihood_.chosen)
         other._decided = dict(self._decided)
         return other
@@ -383,6 +381,13 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def copy_features(fitted: Any, other: Any) -> None:
+    """Let another estimator expect the number and names of columns that a fitted one has seen."""
+    for name in ("n_features_in_", "feature_names_in_"):
+        if name in vars(fitted):
+            setattr(other, name, getattr(fitted, name))
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

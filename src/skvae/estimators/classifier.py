@@ -18,8 +18,10 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
-from skvae.estimators.base import new_seed, to_numpy
-from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE, takes_parameters_of
+from skvae.estimators.base import copy_features, new_seed, to_numpy
+from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.sampling_strategy import missing_targets
+from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.model import Categorical, Objective, Regulariser, Sum, Table, VampPrior
@@ -235,23 +237,19 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         self._m1 = None
         if self.get_params(deep=False)["structure"] == "m1+m2":
             self._m1 = VAE(**self._vae_params()).fit(X)
-        return self._first_of(X, y, sample_weight)
-
-    def _first_of(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
-        if self._m1 is None:
-            return super()._first(X, y, sample_weight)
-        first, rows, seed = super()._first(self._m1.transform(X), y, sample_weight)
-        self.n_features_in_ = self._m1.n_features_in_
-        return first, rows, seed
+        return super()._first(self._features(X), y, sample_weight)
 
     def _finish(
         self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
     ) -> None:
         super()._finish(members, task, train, validation, calibration)
+        self._put_m1_in_front()
+
+    def _put_m1_in_front(self) -> None:
+        """Of M1 + M2, rows are the business of M1."""
         if self._m1 is not None:
             self.vae_, self.structure_ = self._m1, "m1+m2"
-            if hasattr(self._m1, "feature_names_in_"):
-                self.feature_names_in_ = self._m1.feature_names_in_
+            copy_features(self._m1, self)
 
     def _members(self) -> dict[str, VAE]:
         return super()._members() | ({} if self._m1 is None else {"m1": self._m1})
@@ -259,11 +257,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _adopt(self, members: dict[str, VAE]) -> None:
         super()._adopt(members)
         self._m1 = members.get("m1")
-        if self._m1 is not None:
-            self.vae_, self.structure_ = self._m1, "m1+m2"
-            self.n_features_in_ = self._m1.n_features_in_
-            if hasattr(self._m1, "feature_names_in_"):
-                self.feature_names_in_ = self._m1.feature_names_in_
+        self._put_m1_in_front()
 
     # -- what SupervisedVAE asks
 
@@ -320,7 +314,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             return mark
         if y.dtype.kind not in "iufO":
             return None
-        y = y[~_missing(y)]
+        y = y[~missing_targets(y)]
         marked = np.array([_is_minus_one(value) for value in y], dtype=bool) if y.dtype.kind == "O" else y == -1
         others = np.unique(y[~marked].astype(y.dtype if y.dtype.kind != "O" else str))
         if marked.any() and len(others) == 1:
@@ -334,7 +328,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
 
     def _unmarked(self, y: np.ndarray) -> np.ndarray:
         """Which rows have no label, [n]."""
-        missing = _missing(y)
+        missing = missing_targets(y)
         if self._mark is None:
             return missing
         if y.dtype.kind == "O":
@@ -422,7 +416,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         some = rows.rows(self._labelled(rows))
         assert some.target is not None
         code = to_numpy(some.target)[:, 0].astype(int)
-        z = to_numpy(self.estimators_[0]._means(replace(some, target=None))).astype(np.float64)
+        z = to_numpy(self.estimators_[0]._means(some)).astype(np.float64)
         sums = np.zeros((len(self.classes_), z.shape[1]))
         np.add.at(sums, code, z)
         centres = sums / np.maximum(np.bincount(code, minlength=len(sums)), 1)[:, None]
@@ -448,21 +442,6 @@ def _tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
     scaled = log_p / temperature
     scaled = scaled - scaled.max(1, keepdims=True)
     return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
-
-
-def _missing(y: np.ndarray) -> np.ndarray:
-    if y.dtype.kind == "f":
-        return np.isnan(y)
-    if y.dtype.kind == "O":
-        return np.array([_is_missing(value) for value in y], dtype=bool)
-    return np.zeros(len(y), dtype=bool)
-
-
-def _is_missing(value: Any) -> bool:
-    try:
-        return value is None or bool(value != value)
-    except TypeError:  # pandas.NA will not say
-        return True
 
 
 def _plain(labels: np.ndarray) -> np.ndarray:

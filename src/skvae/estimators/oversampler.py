@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Self
@@ -11,7 +10,7 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin
+from sklearn.base import OneToOneFeatureMixin
 from sklearn.utils.validation import _check_feature_names, check_consistent_length
 
 from skvae.data.batch import Batch
@@ -21,8 +20,8 @@ from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.base import new_seed
+from skvae.estimators.parameters import TakesVAEParameters, takes_parameters_of
 from skvae.estimators.sampling_strategy import Groups, check_enough, groups_of, new_rows
-from skvae.estimators.supervised import takes_parameters_of
 from skvae.estimators.vae import VAE
 from skvae.model import Table
 from skvae.model.checks import is_whole
@@ -34,7 +33,7 @@ _POOL = 20
 _ROWS_AT_ONCE = 8192
 
 
-class VAEOversampler(OneToOneFeatureMixin, BaseEstimator):
+class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
     """Oversampling by a variational autoencoder: generated rows of rare classes, or of rare ranges of a number.
 
     A sampler with the interface of imbalanced-learn (Lemaître, Nogueira & Aridas 2017), inside its pipelines or
@@ -151,7 +150,7 @@ class VAEOversampler(OneToOneFeatureMixin, BaseEstimator):
         name = _free_name(table.names)
         frame = _with_target(X, table, name, groups)
         seed = new_seed(self.random_state)
-        self.vae_ = VAE(**self._vae_params(table, name, groups, seed)).fit(frame, sample_weight=groups.weights)
+        self.vae_ = VAE(**self._params_for(table, name, groups, seed)).fit(frame, sample_weight=groups.weights)
         z, source, target, pattern = self._new_rows(frame, groups, seed)
         drawn = self.vae_._decode(z, draws=Noise(seed, self.vae_._device).stream("entries"))
         return (
@@ -177,9 +176,8 @@ class VAEOversampler(OneToOneFeatureMixin, BaseEstimator):
             self.bin_edges_ = groups.edges
         return table, groups
 
-    def _vae_params(self, table: RawTable, name: str, groups: Groups, seed: int) -> dict[str, Any]:
+    def _params_for(self, table: RawTable, name: str, groups: Groups, seed: int) -> dict[str, Any]:
         """Those of the model of rows and targets, in which columns go by position."""
-        params = {key: getattr(self, key) for key in list(inspect.signature(VAE.__init__).parameters)[1:]}
         kinds = {_position(key, table): kind for key, kind in (self.column_kinds or {}).items()}
         likelihood = self.likelihood
         if not (isinstance(likelihood, Mapping) or likelihood == "auto"):
@@ -192,7 +190,7 @@ class VAEOversampler(OneToOneFeatureMixin, BaseEstimator):
             }
             likelihood = dict.fromkeys(Kind, likelihood) | {name: "auto"}
         kinds[len(table.names)] = Kind.CONTINUOUS if groups.numbers is not None else Kind.CATEGORICAL
-        return params | {"column_kinds": kinds, "likelihood": likelihood, "random_state": seed}
+        return self._vae_params() | {"column_kinds": kinds, "likelihood": likelihood, "random_state": seed}
 
     def _new_rows(
         self, frame: Any, groups: Groups, seed: int
@@ -236,14 +234,6 @@ class VAEOversampler(OneToOneFeatureMixin, BaseEstimator):
                 keys.append(log_p - torch.log(-torch.log(u[piece.index])))
         kept = torch.cat(keys).topk(n).indices
         return torch.cat(latents)[kept], kept.cpu().numpy()
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of components as `name__parameter`; see `VAE.set_params`."""
-        names = inspect.signature(VAE.__init__).parameters
-        ours = {name: value for name, value in self.get_params(deep=False).items() if name in names}
-        # VAE says what is wrong with a nested parameter.
-        VAE(**ours).set_params(**{key: value for key, value in params.items() if key.partition("__")[0] in ours})
-        return super().set_params(**params)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -18,7 +18,8 @@ from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
 from skvae.data.table import read_table
 from skvae.estimators.base import new_seed, to_numpy
-from skvae.estimators.supervised import SupervisedVAE, takes_parameters_of
+from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import has_density
 from skvae.model import StandardNormal, Table
@@ -119,10 +120,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> np.ndarray:
         """Quantiles of p(y|x), [n, n_quantiles] (of several targets, [n, n_targets, n_quantiles])."""
-        found = self.predict_distribution(X).quantile(list(quantiles))
-        whole = np.array([column.kind == Kind.INTEGER for column in self._columns])
-        whole = whole[0] if self._squeeze and len(whole) == 1 else whole[:, None]
-        return np.where(whole, np.rint(found), found)
+        return self.predict_distribution(X).quantile(list(quantiles))
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
         """Intervals that hold the target of a new row with probability `coverage`, whatever the model is worth.
@@ -297,9 +295,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         """The likelihood of the targets, chosen by the probe where it is left open."""
         likelihood = self._given_likelihood()
         table = Table(likelihood)
-        assert rows.target is not None
-        labelled = (~rows.target.isnan()).all(1)
-        some = rows.rows(labelled.nonzero().squeeze(1))
+        some = rows.rows(self._labelled(rows))
         assert some.target is not None
         first = self._schema_columns
         observed = None
@@ -335,11 +331,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""
         if self.structure_ == "prior":
             return to_numpy(self.vae_.model_.prior.direction).astype(np.float64)
-        assert rows.target is not None
-        labelled = (~rows.target.isnan()).all(1).nonzero().squeeze(1)
-        some = rows.rows(labelled)
+        some = rows.rows(self._labelled(rows))
         y = to_numpy(some.target).astype(np.float64)
-        z = to_numpy(self.vae_._means(replace(some, target=None))).astype(np.float64)
+        z = to_numpy(self.vae_._means(some)).astype(np.float64)
         return np.linalg.lstsq(y - y.mean(0), z - z.mean(0), rcond=None)[0]
 
     def _rounded(self, y: np.ndarray) -> np.ndarray:

@@ -119,14 +119,22 @@ def _values(y: Any) -> np.ndarray:
             raise ValueError(f"y has shape {values.shape}; expected [n], or one-hot [n, n_classes]")
         return values
     values = column_or_1d(values)
-    if values.dtype.kind in "fOM":
-        missing = np.array([_is_missing(value) for value in values], dtype=bool)
-        if missing.any():
-            raise ValueError(
-                f"y is missing in row {int(missing.argmax())}, which belongs to no class then: drop such rows, or "
-                "predict their target first"
-            )
+    missing = missing_targets(values)
+    if missing.any():
+        raise ValueError(
+            f"y is missing in row {int(missing.argmax())}, which belongs to no class then: drop such rows, or "
+            "predict their target first"
+        )
     return values
+
+
+def missing_targets(y: np.ndarray) -> np.ndarray:
+    """Which entries of y [n] are missing, [n]."""
+    if y.dtype.kind in "fM":
+        return y != y
+    if y.dtype.kind == "O":
+        return np.array([_is_missing(value) for value in y], dtype=bool)
+    return np.zeros(len(y), dtype=bool)
 
 
 def _is_missing(value: Any) -> bool:

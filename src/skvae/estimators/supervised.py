@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
-from skvae.estimators.base import to_numpy
+from skvae.estimators.base import copy_features, to_numpy
+from skvae.estimators.parameters import TakesVAEParameters
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
@@ -44,31 +43,7 @@ _PER_LABELLED, _PER_COLUMN, _LIGHTER = 0.1, 10.0, 0.1
 _TRIAL = 0.25
 
 
-def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a constructor that stores its own keyword parameters and all those of `parent`'s."""
-
-    def decorate(own: Callable[..., None]) -> Callable[..., None]:
-        mine = list(inspect.signature(own).parameters.values())
-        names = {parameter.name for parameter in mine}
-        theirs = [p for p in inspect.signature(parent.__init__).parameters.values() if p.name not in names]  # type: ignore[misc]
-        parameters = [*mine, *theirs]
-
-        def construct(self: Any, **given: Any) -> None:
-            unknown = set(given) - {parameter.name for parameter in parameters[1:]}
-            if unknown:
-                raise TypeError(f"{type(self).__name__} has no parameter '{sorted(unknown)[0]}'")
-            for parameter in parameters[1:]:
-                setattr(self, parameter.name, given.get(parameter.name, parameter.default))
-
-        functools.update_wrapper(construct, own)
-        described: Any = construct
-        described.__signature__ = inspect.Signature(parameters)
-        return construct
-
-    return decorate
-
-
-class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEParameters):
     """Shared by the estimators with targets. Each is one VAE of rows and targets, or an ensemble of them.
 
     Subclasses say what targets they take (`_targets`), which structures and likelihoods come into question
@@ -80,7 +55,6 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     structure_: str
     target_weight_: float
     _columns: tuple[Column, ...]
-    _default_structure: str
 
     # -- fitting
 
@@ -130,9 +104,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         weight = self._row_weight(y, sample_weight)
         rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
         self._schema_columns = vae.schema_.modelled
-        self.n_features_in_ = vae.n_features_in_
-        if hasattr(vae, "feature_names_in_"):
-            self.feature_names_in_ = vae.feature_names_in_
+        copy_features(vae, self)
         return vae, rows, seed
 
     def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
@@ -234,26 +206,6 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._slopes = self._latent_slopes(train)
         self._calibrate(validation, calibration)
 
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of components as `name__parameter`; see `VAE.set_params`."""
-        ours, current = self._vae_params(), self.get_params(deep=False)
-        for key in params:
-            name, _, rest = key.partition("__")
-            value = params.get(name, current.get(name))
-            if rest and name in current and name not in ours and not hasattr(value, "set_params"):
-                raise ValueError(
-                    f"'{key}' asks for a parameter of {name}={value!r}, which has no parameters; set {name} itself, "
-                    "or give it as an object"
-                )
-        # VAE says what is wrong with its own.
-        VAE(**ours).set_params(**{key: value for key, value in params.items() if key.partition("__")[0] in ours})
-        return super().set_params(**params)
-
-    def _vae_params(self) -> dict[str, Any]:
-        names = inspect.signature(VAE.__init__).parameters
-        params = self.get_params(deep=False)
-        return {name: params[name] for name in list(names)[1:]}
-
     def _check_own(self) -> None:
         """Refuse own parameters that are out of range."""
         params = self.get_params(deep=False)
@@ -342,7 +294,6 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return X
 
     def _predictive_of(self, members: Sequence[VAE], rows: Batch, calibrated: bool = False) -> Predictive:
-        rows = _without_target(rows)
         pieces: list[list[Distribution]] = []
         for piece in rows.chunks(_ROWS_AT_ONCE):
             answers = []
@@ -454,9 +405,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         assert task is not None
         self._task, self._columns = task, task.targets
         self.structure_, self.target_weight_ = task.structure, task.weight
-        self.n_features_in_ = self.vae_.n_features_in_
-        if hasattr(self.vae_, "feature_names_in_"):
-            self.feature_names_in_ = self.vae_.feature_names_in_
+        copy_features(self.vae_, self)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "estimators_" in vars(self)
@@ -497,10 +446,6 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
         raise NotImplementedError
-
-
-def _without_target(rows: Batch) -> Batch:
-    return replace(rows, target=None)
 
 
 def _repeated(rows: Batch) -> Batch:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae.data.columns import Column
+from skvae.data.columns import Column, Kind
 from skvae.model.likelihoods import Distribution
+from skvae.model.likelihoods.base import bisect
 
 # Values that stand for the distribution of a target in the CRPS, and in its spread.
 _N_VALUES, _N_SCORES = 256, 64
@@ -72,6 +73,8 @@ class Predictive:
             self._in_units(torch.cat([self._stretched(piece, _quantile(piece, float(p))) for piece in self._pieces]))
             for p in wanted
         ]
+        if all(column.kind == Kind.INTEGER for column in self._columns) and not has_density(self._pieces[0][0]):
+            found = [np.rint(values) for values in found]  # what the float32 of standardised ones left of them
         return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
@@ -180,11 +183,7 @@ def _quantile(piece: Sequence[Distribution], p: float) -> Tensor:
     lower, upper = each.min(0).values, each.max(0).values
     if len(each) == 1:
         return lower
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (lower + upper)
-        below = _cdf(piece, middle) < p
-        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-    return upper
+    return bisect(lambda values: _cdf(piece, values), torch.full_like(lower, p), lower, upper, _HALVINGS)
 
 
 def _values(piece: Sequence[Distribution]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -57,6 +58,23 @@ class SupervisedModel(LatentVariableModel):
     def _head(self, n_in: int, hidden_sizes: Sequence[int] = ()) -> Head:
         return Head(n_in, self._targets, self._target_likelihood, hidden_sizes)
 
+    def forward(
+        self,
+        batch: Batch,
+        eps: Tensor,
+        progress: Tensor | float = 1.0,
+        context: Tensor | None = None,
+        prior: Prior | None = None,
+        prior_eps: Tensor | None = None,
+    ) -> Terms:
+        if batch.target is None:
+            return super().forward(batch, eps, progress, context, prior, prior_eps)
+        return self.with_targets(batch, batch.target, eps, prior, progress=progress, prior_eps=prior_eps)
+
+    def with_targets(self, batch: Batch, target: Tensor, eps: Tensor, prior: Prior | None, **common: Any) -> Terms:
+        """Terms of a batch with targets [B, T]; `common` goes to them as it is."""
+        raise NotImplementedError
+
     def predictive(self, batch: Batch, eps: Tensor) -> Distribution:
         """p(y|x) as a mixture with equal shares, [M, B, T].
 
@@ -81,24 +99,22 @@ class JointModel(SupervisedModel):
         super().__init__(columns, targets, **parts)
         self.head = self._head(self.latent_dim, _HEAD_SIZES)
 
-    def forward(
-        self,
-        batch: Batch,
-        eps: Tensor,
-        progress: Tensor | float = 1.0,
-        context: Tensor | None = None,
-        prior: Prior | None = None,
-        prior_eps: Tensor | None = None,
-    ) -> Terms:
+    def with_targets(self, batch: Batch, target: Tensor, eps: Tensor, prior: Prior | None, **common: Any) -> Terms:
         posterior = self.encode(batch)
         z = posterior.rsample(eps)
-        common = z, posterior, prior or self.prior, self.decode(z), batch, progress, None, prior_eps
-        if batch.target is None:
-            return Terms(*common)
-        y, known = _entries(batch.target)
+        y, known = _entries(target)
         log_p_y = (self.head(z).log_prob(y) * known).sum(-1)  # [S, B]
-        mean = log_p_y.squeeze(0) if len(z) == 1 else log_p_y.logsumexp(0) - torch.tensor(float(len(z))).log()
-        return Terms(*common, supervision=Supervision(mean, known.mean(-1)), y=lambda: log_p_y)
+        mean = log_p_y.squeeze(0) if len(z) == 1 else log_p_y.logsumexp(0) - math.log(len(z))
+        return Terms(
+            z,
+            posterior,
+            prior or self.prior,
+            self.decode(z),
+            batch,
+            **common,
+            supervision=Supervision(mean, known.mean(-1)),
+            y=lambda: log_p_y,
+        )
 
     def predictive(self, batch: Batch, eps: Tensor) -> Distribution:
         return self.head(self.encode(batch).rsample(eps.unsqueeze(1)))
@@ -139,22 +155,11 @@ class ConditionalPriorModel(SupervisedModel):
     def n_noise(self) -> int:
         return self.latent_dim + (self.n_targets if self.partly_labelled else 0)
 
-    def forward(
-        self,
-        batch: Batch,
-        eps: Tensor,
-        progress: Tensor | float = 1.0,
-        context: Tensor | None = None,
-        prior: Prior | None = None,
-        prior_eps: Tensor | None = None,
-    ) -> Terms:
+    def with_targets(self, batch: Batch, target: Tensor, eps: Tensor, prior: Prior | None, **common: Any) -> Terms:
         hidden = self.hidden(batch)
         posterior = self.posterior(hidden)
         z = posterior.rsample(eps[..., : self.latent_dim])
-        prior = prior or self.prior
-        if batch.target is None:
-            return Terms(z, posterior, prior, self.decode(z), batch, progress, None, prior_eps)
-        y, known = _entries(batch.target)
+        y, known = _entries(target)
         q = self.head(hidden.unsqueeze(0))  # [1, B, T]
         log_q_y = (q.log_prob(y) * known).sum(-1).squeeze(0)
         entropy = None
@@ -166,12 +171,11 @@ class ConditionalPriorModel(SupervisedModel):
         return Terms(
             z,
             posterior,
-            prior,
+            prior or self.prior,
             self.decode(z),
             batch,
-            progress,
-            y,
-            prior_eps,
+            context=y,
+            **common,
             supervision=Supervision(log_q_y, known.mean(-1), entropy),
             y=lambda: self.prior.marginal(y.unsqueeze(0)).log_prob(y).sum(-1),
         )
@@ -207,20 +211,10 @@ class M2Model(SupervisedModel):
     def n_noise(self) -> int:
         return self.latent_dim - self.n_labels
 
-    def forward(
-        self,
-        batch: Batch,
-        eps: Tensor,
-        progress: Tensor | float = 1.0,
-        context: Tensor | None = None,
-        prior: Prior | None = None,
-        prior_eps: Tensor | None = None,
-    ) -> Terms:
-        if batch.target is None:
-            return super().forward(batch, eps, progress, prior=prior, prior_eps=prior_eps)
+    def with_targets(self, batch: Batch, target: Tensor, eps: Tensor, prior: Prior | None, **common: Any) -> Terms:
         hidden = self.hidden(batch)
         log_q = label_log_probs(self.head(hidden.unsqueeze(0))).squeeze(0)  # [B, K]
-        code, known = _entries(batch.target)
+        code, known = _entries(target)
         labels = _one_hot(code.squeeze(1), self.n_labels).to(hidden.dtype)  # [B, K]
         log_q_y = (labels * log_q).sum(-1) * known.squeeze(1)
         share = entropy = None
@@ -240,9 +234,7 @@ class M2Model(SupervisedModel):
             prior or self.prior.latent,
             self.decode(z, labels),
             batch,
-            progress,
-            None,
-            prior_eps,
+            **common,
             supervision=Supervision(log_q_y, known.squeeze(1), entropy, share),
             y=lambda: (labels @ self.prior.logits.log_softmax(0)).unsqueeze(0),
         )
