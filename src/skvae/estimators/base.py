@@ -235,6 +235,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             decay=decay,
             patience=self.settings_["patience"],
             masking=self.settings_["masking"],
+            precision=params["precision"],
             compile=params["compile"],
             verbose=params["verbose"],
         )

@@ -14,6 +14,7 @@ from skvae.data.columns import Column
 from skvae.model.checks import is_number
 
 QUALITIES = ("fast", "default", "high")
+PRECISIONS = ("auto", "float32")
 
 # Optimiser steps and width of the hidden layers.
 _STEPS = {"fast": 3_000, "default": 8_000, "high": 40_000}
@@ -95,6 +96,7 @@ def check_parameters(params: dict[str, Any]) -> None:
     _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
     _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
     _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
+    _check(params, "precision", lambda v: v in PRECISIONS, f"one of {PRECISIONS}")
     _check(params, "compile", lambda v: isinstance(v, bool), "True, False or 'auto'")
     for name in ("early_stopping", "warm_start"):
         _check(params, name, lambda v: isinstance(v, (bool, np.bool_)), "True or False")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -118,16 +119,23 @@ class Table(Likelihood):
         chosen = self.chosen or {}
         alike: dict[tuple[str, Any], tuple[Likelihood, list[int]]] = {}
         self._by_likelihood = {}
+        # Made and printed once for all columns that ask for the same.
+        default = functools.cache(lambda kind: _named(default_likelihood(kind)))
+        made: dict[int, tuple[Likelihood, str]] = {}
         for position, column in enumerate(columns):
             asked, source = self._asked(column)
-            if _is_auto(asked):
-                choice = chosen[column.name] if column.name in chosen else default_likelihood(column.kind)
+            if not _is_auto(asked):
+                if id(asked) not in made:
+                    made[id(asked)] = _named(resolve(Likelihood, asked, "likelihood"))
+                choice, name = made[id(asked)]
+            elif column.name in chosen:
+                choice, name = _named(chosen[column.name])
             else:
-                choice = resolve(Likelihood, asked, "likelihood")
+                choice, name = default(column.kind)
             # What is alike is computed together; what would then share parameters, only if it was asked for at once.
-            key = repr(choice), source if choice.pools else None
+            key = name, source if choice.pools else None
             alike.setdefault(key, (choice, []))[1].append(position)
-            self._by_likelihood.setdefault(repr(choice), []).append(column)
+            self._by_likelihood.setdefault(name, []).append(column)
         parts: list[Likelihood] = []
         positions: list[list[int]] = []
         for choice, members in alike.values():
@@ -169,6 +177,10 @@ class Table(Likelihood):
         parts = [part(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
         return TableDistribution(parts, positions, self.order)
+
+
+def _named(choice: Likelihood) -> tuple[Likelihood, str]:
+    return choice, repr(choice)
 
 
 def _is_auto(choice: Any) -> bool:
