@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE, VAEClassifier, VAEOversampler, VAERegressor
+    from skvae.estimators import VAE, VAEClassifier, VAEImputer, VAEOversampler, VAERegressor
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -95,6 +95,7 @@ __all__ = [
     "Table",
     "TrainingError",
     "VAEClassifier",
+    "VAEImputer",
     "VAEOversampler",
     "VAERegressor",
     "VampPrior",

@@ -129,9 +129,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
-        kinds = params["column_kinds"] or {}
-        labels = [str(name) for name, kind in kinds.items() if kind == Kind.CATEGORICAL]
-        X = opened(X, None if anew else self.schema_, text=labels)
+        X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
@@ -388,6 +386,11 @@ def copy_features(fitted: Any, other: Any) -> None:
     for name in ("n_features_in_", "feature_names_in_"):
         if name in vars(fitted):
             setattr(other, name, getattr(fitted, name))
+
+
+def labelled_columns(column_kinds: Mapping[Any, str] | None) -> list[str]:
+    """The columns that are to be read as text from a csv file, whatever they look like."""
+    return [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
