@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE, VAEClassifier, VAEImputer, VAEOversampler, VAERegressor
+    from skvae.estimators import VAE, VAEClassifier, VAEImputer, VAEOutlierDetector, VAEOversampler, VAERegressor
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -96,6 +96,7 @@ __all__ = [
     "TrainingError",
     "VAEClassifier",
     "VAEImputer",
+    "VAEOutlierDetector",
     "VAEOversampler",
     "VAERegressor",
     "VampPrior",

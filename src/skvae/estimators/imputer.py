@@ -341,11 +341,11 @@ def _with_holes(X: Any, marker: Any) -> Any:
         holes = [nw.when(nw.col(name) != marker).then(nw.col(name)).alias(name) for name in marked]
         return frame.with_columns(*holes).to_native() if marked else X
     array = _array(X)
-    marked = np.asarray(array == marker)
-    if array.shape != marked.shape or not marked.any():
+    found = np.asarray(array == marker)
+    if array.shape != found.shape or not found.any():
         return X
     array = array.astype(
         np.float64 if array.dtype.kind in "iub" else array.dtype if array.dtype.kind == "f" else object
     )
-    array[marked] = np.nan if array.dtype.kind == "f" else None
+    array[found] = np.nan if array.dtype.kind == "f" else None
     return array

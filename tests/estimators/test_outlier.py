@@ -1,0 +1,199 @@
+"""VAEOutlierDetector: scikit-learn's conventions for detectors, and explanations that point at what is wrong."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from sklearn.base import clone, is_outlier_detector
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skvae
+from skvae import ConstantColumnWarning, VAEOutlierDetector
+
+
+def small(**params):
+    defaults = {"latent_dim": 2, "hidden_sizes": (8,), "max_epochs": 3, "n_draws": 20, "random_state": 0}
+    return VAEOutlierDetector(**defaults | params)
+
+
+EXPECTED_TO_FAIL = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "a weighted row is drawn into as many minibatches as any other; only its gradient is larger"
+    ),
+}
+CHECKED = VAEOutlierDetector(max_epochs=3, hidden_sizes=(8,), batch_size=16, n_draws=10)
+
+
+@parametrize_with_checks(
+    [CHECKED, clone(CHECKED).set_params(contamination=0.1)],
+    expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL,
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def test_check_of_column_names():
+    estimator_checks.check_dataframe_column_names_consistency("VAEOutlierDetector", small(early_stopping=False))
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """Weight follows from height, and the rest is there to be there; row 3 is heavy for its height."""
+    rng, n = np.random.default_rng(0), 300
+    height = rng.normal(170, 8, n)
+    frame = pd.DataFrame(
+        {
+            "height": height,
+            "weight": (0.9 * (height - 170) + 70 + rng.normal(size=n)).round(1),
+            "fair": rng.choice(["yes", "no"], n),
+            "visits": rng.poisson(3, n).astype(float),
+            "same": 1.0,
+            "when": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 99, n), "D"),
+        },
+        index=rng.permutation(n) + 5,
+    )
+    frame.iloc[3, :2] = 155.0, 85.0
+    frame.iloc[10:40, 3] = np.nan
+    frame.iloc[11, 5] = pd.NaT
+    return frame
+
+
+@pytest.fixture(scope="module")
+def detector(frame):
+    return VAEOutlierDetector(max_epochs=60, hidden_sizes=(32,), random_state=0).fit(frame)
+
+
+def test_the_score_is_the_log_probability_of_whole_rows(detector, frame):
+    scores = detector.score_samples(frame)
+    expected = detector.vae_.score_samples(frame)
+    whole = frame.notna().all(axis=1).to_numpy()
+    np.testing.assert_array_equal(scores[whole], expected[whole])
+    missing = frame.isna().to_numpy()
+    np.testing.assert_allclose(scores, expected + missing @ detector.typical_, rtol=1e-6)
+    np.testing.assert_allclose(detector.decision_function(frame), scores - detector.offset_)
+    np.testing.assert_array_equal(detector.predict(frame) == -1, scores < detector.offset_)
+
+
+def test_rows_with_holes_are_no_outliers_for_that(detector, frame):
+    rng = np.random.default_rng(1)
+    rows = frame.drop(columns=["when", "same"]).iloc[40:]
+    holes = frame.iloc[40:].mask(rng.random((260, 6)) < 0.4)
+    assert not rows.isna().any(axis=None)
+    before, after = detector.score_samples(frame.iloc[40:]), detector.score_samples(holes)
+    assert abs(np.mean(after) - np.mean(before)) < 1.0
+    assert (detector.predict(holes) == -1).mean() < 0.05
+
+
+def test_what_is_wrong_is_found_and_named(detector, frame):
+    assert np.argmin(detector.score_samples(frame)) == 3
+    assert detector.predict(frame)[3] == -1
+    assert detector.predict(frame.iloc[:3]).tolist() == [1, 1, 1]
+    contributions = detector.explain(frame)
+    assert set(contributions.iloc[3].nsmallest(2).index) == {"height", "weight"}
+    assert contributions.iloc[3]["weight"] < -5
+    # What is typical is so on average, of all but the rows that are not.
+    assert contributions[["height", "weight", "fair", "visits"]].drop(frame.index[3]).mean().abs().max() < 0.2
+
+    report = detector.report(frame, n_rows=2, n_columns=2)
+    first = report.rows[0]
+    assert (first.row, first.outlier, report.n_rows) == (3, True, 300)
+    entry = next(entry for entry in first.entries if entry.column == "weight")
+    assert entry.value == "85.0"
+    assert abs(float(entry.expected) - 56.5) < 5
+    assert entry.nats == pytest.approx(contributions.iloc[3]["weight"], abs=1e-4)
+    assert f"weight is 85.0, expected {entry.expected} ({entry.nats:.1f} nats)" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["rows"][0]["row"] == 3
+
+
+def test_explanations_have_the_shape_of_the_rows(detector, frame):
+    contributions = detector.explain(frame)
+    assert list(contributions.columns) == list(frame.columns)
+    assert contributions.index.equals(frame.index)
+    pd.testing.assert_frame_equal(contributions.isna(), frame.isna())
+    assert (contributions["same"] == 0).all()
+    some = detector.explain(frame.iloc[10:12])
+    pd.testing.assert_frame_equal(some, contributions.iloc[10:12], rtol=1e-4)
+
+
+@pytest.mark.parametrize("container", ["numpy", "polars", "pyarrow"])
+def test_other_containers(container, frame):
+    columns = ["height", "weight", "visits"]
+    rows = {
+        "numpy": frame[columns].to_numpy(),
+        "polars": pl.from_pandas(frame[columns]),
+        "pyarrow": pa.Table.from_pandas(frame[columns], preserve_index=False),
+    }[container]
+    detector = small().fit(rows)
+    contributions = detector.explain(rows)
+    assert type(contributions) is type(rows)
+    assert contributions.shape == (300, 3)
+    assert detector.predict(rows).shape == (300,)
+    assert detector.report(rows).n_rows == 300
+
+
+@pytest.mark.parametrize("contamination", [0.01, 0.2, 0.5])
+def test_contamination(contamination, frame):
+    labels = small(contamination=contamination).fit_predict(frame)
+    assert (labels == -1).sum() == 300 * contamination
+
+
+def test_new_rows():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(500, 2)) @ np.array([[1.0, 1, 1, 0], [0, 1, -1, 1]]) + 0.1 * rng.normal(size=(500, 4))
+    odd = normal[:100, rng.permutation(4)[::-1]]
+    detector = VAEOutlierDetector(max_epochs=40, random_state=0).fit(normal[100:])
+    truth = np.r_[np.ones(100), np.zeros(100)]
+    assert roc_auc_score(truth, detector.score_samples(np.vstack([normal[:100], odd]))) > 0.95
+    assert (detector.predict(normal[:100]) == -1).mean() < 0.1
+
+
+def test_a_constant_that_changes_is_warned_of(detector, frame):
+    with pytest.warns(ConstantColumnWarning, match="'same'"):
+        detector.predict(frame.assign(same=2.0))
+
+
+def test_saved_and_loaded(detector, frame, tmp_path):
+    detector.save(tmp_path / "model")
+    loaded = skvae.load(tmp_path / "model")
+    assert type(loaded) is VAEOutlierDetector
+    assert loaded.offset_ == detector.offset_
+    np.testing.assert_array_equal(loaded.score_samples(frame), detector.score_samples(frame))
+    pd.testing.assert_frame_equal(loaded.explain(frame.iloc[:5]), detector.explain(frame.iloc[:5]))
+    assert str(loaded.report(frame, 3)) == str(detector.report(frame, 3))
+
+
+def test_files_and_pipelines(frame, tmp_path):
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    detector = small().fit(tmp_path / "rows.csv")
+    assert detector.predict(tmp_path / "rows.csv").shape == (300,)
+    rows = frame[["height", "weight"]].to_numpy()
+    pipeline = make_pipeline(StandardScaler(), small()).fit(rows)
+    assert is_outlier_detector(pipeline)
+    assert set(pipeline.predict(rows)) <= {-1, 1}
+
+
+@pytest.mark.parametrize("contamination", [0, 0.51, -0.1, "some", None, True])
+def test_bad_contamination(contamination, frame):
+    with pytest.raises(ValueError, match=r"contamination=.*expected 'auto' or a share of rows in \(0, 0.5\]"):
+        small(contamination=contamination).fit(frame)
+
+
+def test_bad_questions(detector, frame):
+    with pytest.raises(NotFittedError):
+        small().predict(frame)
+    with pytest.raises(NotFittedError):
+        small().explain(frame)
+    with pytest.raises(ValueError, match="n_rows=0: expected a whole number"):
+        detector.report(frame, n_rows=0)
+    with pytest.raises(ValueError, match="n_columns=-1: expected a whole number"):
+        detector.report(frame, n_columns=-1)
+    with pytest.raises(ValueError, match="feature names"):
+        detector.predict(frame.drop(columns="fair"))
