@@ -14,7 +14,8 @@ from skvae.data.batch import Batch
 from skvae.data.build import build_table
 from skvae.data.columns import Column, Kind
 from skvae.data.source import opened
-from skvae.data.table import read_table
+from skvae.data.table import Table as RawTable
+from skvae.data.table import read_table, show
 from skvae.estimators.base import copy_features, labelled_columns, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.single import SingleVAE
@@ -29,6 +30,7 @@ _MAX_ENTRIES, _MAX_ROWS, _CUT = 20_000, 1_000, 0.01
 # Spreads below the median, in units of a normal variable's standard deviation, from which on a score is odd
 # (Iglewicz & Hoaglin 1993); and the part of a standard deviation between the median and the lower quartile.
 _SPREADS, _QUARTILE = 3.5, 0.6745
+_DECIMALS = 4  # of scores
 
 
 class VAEOutlierDetector(OutlierMixin, SingleVAE):
@@ -213,8 +215,8 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
             entries = [
                 Surprise(
                     schema.modelled[j].name,
-                    table.entry(schema._positions[j], int(row)),
-                    expected.entry(schema._positions[j], k),
+                    _entry(table, schema._positions[j], int(row)),
+                    _entry(expected, schema._positions[j], k),
                     float(contributions[k, j]),
                 )
                 for j in odd
@@ -249,7 +251,9 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
             scores = to_numpy(log_likelihood(vae.model_, vae.prior_, rows, eps).log_p).astype(np.float64)
         if rows.observed is not None:
             scores += to_numpy(~rows.observed) @ self._typical
-        return scores
+        # What float32 makes of the same row among others is beyond these decimals, and they are beyond the error of
+        # importance sampling.
+        return scores.round(_DECIMALS)
 
     def _left_out(self, rows: Batch) -> LeftOut:
         vae = self.vae_
@@ -268,6 +272,11 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         super()._restore_state(state)
         copy_features(self.vae_, self)
         self.offset_, self._typical = state["offset"], np.array(state["typical"], dtype=np.float64)
+
+
+def _entry(table: RawTable, column: int, row: int) -> str:
+    value = table.array(column)[row].as_py()
+    return f"{value:.6g}" if isinstance(value, float) else show(value)
 
 
 @dataclass(frozen=True)
