@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from scipy import stats
 from sklearn.base import clone, is_outlier_detector
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -35,6 +36,7 @@ CHECKED = VAEOutlierDetector(max_epochs=3, hidden_sizes=(8,), batch_size=16, n_d
 @parametrize_with_checks(
     [CHECKED, clone(CHECKED).set_params(contamination=0.1)],
     expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL,
+    xfail_strict=True,
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
@@ -82,14 +84,16 @@ def test_the_score_is_the_log_probability_of_whole_rows(detector, frame):
     np.testing.assert_array_equal(detector.predict(frame) == -1, scores < detector.offset_)
 
 
-def test_rows_with_holes_are_no_outliers_for_that(detector, frame):
+def test_rows_with_holes_are_no_more_and_no_less_normal(detector, frame):
     rng = np.random.default_rng(1)
-    rows = frame.drop(columns=["when", "same"]).iloc[40:]
-    holes = frame.iloc[40:].mask(rng.random((200, 6)) < 0.4)
-    assert not rows.isna().any(axis=None)
-    before, after = detector.score_samples(frame.iloc[40:]), detector.score_samples(holes)
-    assert abs(np.mean(after) - np.mean(before)) < 1.0
-    assert (detector.predict(holes) == -1).mean() < 0.05
+    rows = frame.iloc[40:]
+    holes = rows.mask(rng.random(rows.shape) < 0.4)
+
+    def change(score):
+        return np.mean(score(holes)) - np.mean(score(rows))
+
+    assert abs(change(detector.score_samples)) < 1.0
+    assert change(detector.vae_.score_samples) > 10.0
 
 
 def test_what_is_wrong_is_found_and_named(detector, frame):
@@ -147,11 +151,13 @@ def test_contamination(contamination, frame):
 
 def test_new_rows():
     rng = np.random.default_rng(0)
-    normal = rng.normal(size=(390, 2)) @ np.array([[1.0, 1, 1, 0], [0, 1, -1, 1]]) + 0.1 * rng.normal(size=(390, 4))
+    weight = np.array([[1.0, 1, 1, 0], [0, 1, -1, 1]])
+    normal = rng.normal(size=(390, 2)) @ weight + 0.1 * rng.normal(size=(390, 4))
     odd = normal[:100, rng.permutation(4)[::-1]]
     detector = VAEOutlierDetector(max_epochs=150, random_state=0).fit(normal[100:])
-    truth = np.r_[np.ones(100), np.zeros(100)]
-    assert roc_auc_score(truth, detector.score_samples(np.vstack([normal[:100], odd]))) > 0.95
+    truth, rows = np.r_[np.ones(100), np.zeros(100)], np.vstack([normal[:100], odd])
+    best = stats.multivariate_normal(cov=weight.T @ weight + 0.01 * np.eye(4)).logpdf(rows)
+    assert roc_auc_score(truth, detector.score_samples(rows)) > roc_auc_score(truth, best) - 0.02
     assert (detector.predict(normal[:100]) == -1).mean() < 0.1
 
 
