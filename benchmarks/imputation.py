@@ -1,8 +1,8 @@
 """Holes filled by VAEImputer and by scikit-learn's imputers; mean ± sd over the seeds.
 
 Of every table 30 % of the entries, chosen completely at random, are hidden; each imputer is fitted to what is left
-and fills them. RMSE / sd of the column, averaged over numeric columns, and the share of hidden levels found. The peers
-get standardised numbers, and levels as indicators, of which the largest counts.
+and fills them. RMSE / sd of the column, averaged over numeric columns, and the share of hidden levels found. The
+peers get standardised numbers, and an indicator of each level but the first, of which the largest counts.
 
     python benchmarks/imputation.py [--data wine …] [--seeds 3] [--quality fast] [--peers-only]
 """
@@ -79,13 +79,15 @@ def peer(imputer) -> Model:
         blocks = {name: pd.get_dummies(X[name], dtype=float) for name in X.columns.difference(numbers.columns)}
         for name, block in blocks.items():
             block[X[name].isna()] = np.nan
-        wide = np.column_stack([(numbers - mean) / sd, *blocks.values()])
+        wide = np.column_stack([(numbers - mean) / sd, *(block.iloc[:, 1:] for block in blocks.values())])
         wide = imputer(split.seed).fit_transform(wide)
         filled = pd.DataFrame(wide[:, : numbers.shape[1]], columns=numbers.columns) * sd + mean
         first = numbers.shape[1]
         for name, block in blocks.items():
-            filled[name] = block.columns.to_numpy()[wide[:, first : first + block.shape[1]].argmax(1)]
-            first += block.shape[1]
+            shares = wide[:, first : first + block.shape[1] - 1]
+            shares = np.column_stack([1 - shares.sum(1), shares])
+            filled[name] = block.columns.to_numpy()[shares.argmax(1)]
+            first += block.shape[1] - 1
         return measures(split, filled.set_index(X.index), time.perf_counter() - start)
 
     return model

@@ -17,7 +17,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae
-from skvae import ConstantColumnWarning, VAEOutlierDetector
+from skvae import ColumnError, ConstantColumnWarning, VAEOutlierDetector
 
 
 def small(**params):
@@ -161,9 +161,31 @@ def test_new_rows():
     assert (detector.predict(normal[:100]) == -1).mean() < 0.1
 
 
-def test_a_constant_that_changes_is_warned_of(detector, frame):
+def test_what_was_never_there_is_unlikely(detector, frame):
+    rows = frame.iloc[[50, 50, 50]].copy()
+    rows.iloc[1, 2], rows.iloc[2, 4] = "perhaps", 2.0
+    scores, contributions = detector.score_samples(rows), detector.explain(rows)
+    unseen = -np.log(240 + 1)
+    marginal = detector.vae_.score_samples(rows.assign(fair=None, same=1.0))
+    assert scores[1] == pytest.approx(marginal[1] + unseen, abs=1e-3)
+    assert scores[2] == pytest.approx(scores[0] + unseen, abs=1e-3)
+    assert contributions.iloc[1]["fair"] == pytest.approx(unseen - detector.typical_[2])
+    assert contributions.iloc[2]["same"] == pytest.approx(unseen)
+    assert 'fair is "perhaps", expected "' in str(detector.report(rows))
+    assert "same is 2, expected 1 (-5.5 nats)" in str(detector.report(rows))
+
+
+def test_other_ways_with_what_was_never_there(frame):
+    columns = ["height", "fair", "same"]
+    odd = frame[columns].iloc[:2].assign(fair="perhaps")
+    as_missing = small(handle_unknown="missing").fit(frame[columns])
+    np.testing.assert_array_equal(as_missing.score_samples(odd), as_missing.score_samples(odd.assign(fair=None)))
     with pytest.warns(ConstantColumnWarning, match="'same'"):
-        detector.predict(frame.assign(same=2.0))
+        as_missing.predict(frame[columns].assign(same=2.0))
+    with pytest.raises(ColumnError, match="'fair' holds \"perhaps\""):
+        small(handle_unknown="error").fit(frame[columns]).predict(odd)
+    with pytest.raises(ValueError, match="handle_unknown='so': expected one of"):
+        small(handle_unknown="so").fit(frame)
 
 
 def test_saved_and_loaded(detector, frame, tmp_path):

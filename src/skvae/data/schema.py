@@ -137,7 +137,11 @@ class Schema:
         )
 
     def changed_constants(self, table: Table) -> list[str]:
-        """Names of the columns that were constant at fit and hold another value now.
+        """Names of the columns that were constant at fit and hold another value now; see `changed_entries`."""
+        return [self.columns[i].name for i in self.changed_entries(table)]
+
+    def changed_entries(self, table: Table) -> dict[int, np.ndarray]:
+        """Of the columns that were constant at fit and hold another value now, by position: where, bool [n].
 
         Raises
         ------
@@ -145,7 +149,7 @@ class Schema:
             As `encode` does for columns that hold something else.
         """
         self._check_columns(table)
-        changed = []
+        changed = {}
         for i, column in enumerate(self.columns):
             if column.kind != Kind.CONSTANT:
                 continue
@@ -154,9 +158,9 @@ class Schema:
             if self._roles[i] not in (TEXT, DATE) and differs.any():
                 # Differences that are rounding errors are not another value.
                 level, numbers = float(column.levels[0]), table.numbers[differs, i]
-                differs = np.abs(numbers - level) > 1e-9 * np.abs(numbers)
+                differs[differs] = np.abs(numbers - level) > 1e-9 * np.abs(numbers)
             if differs.any():
-                changed.append(column.name)
+                changed[i] = differs
         return changed
 
     def decode(self, values: torch.Tensor | np.ndarray, keep: Table | None = None, index: Any = None) -> Any:

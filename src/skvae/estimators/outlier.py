@@ -31,6 +31,7 @@ _MAX_ENTRIES, _MAX_ROWS, _CUT = 20_000, 1_000, 0.01
 # (Iglewicz & Hoaglin 1993); and the part of a standard deviation between the median and the lower quartile.
 _SPREADS, _QUARTILE = 3.5, 0.6745
 _DECIMALS = 4  # of scores
+_UNKNOWN = ("unlikely", "missing", "error")
 
 
 class VAEOutlierDetector(OutlierMixin, SingleVAE):
@@ -48,8 +49,11 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         both sides; scores have a longer tail below than above).
     n_draws : int
         Latents per row for importance weighting.
+    handle_unknown : {"unlikely", "missing", "error"}
+        What an entry is that its column never held at fit, where that has levels or was constant: as likely as what
+        did not occur in n rows, with log p = −log(n + 1); missing; or an error (where it has levels).
     **parameters
-        Those of `VAE`.
+        The others of `VAE`.
 
     Attributes
     ----------
@@ -88,7 +92,9 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
     n_features_in_: int
 
     @takes_parameters_of(VAE)
-    def __init__(self, *, contamination: float | str = "auto", n_draws: int = 100) -> None: ...
+    def __init__(
+        self, *, contamination: float | str = "auto", n_draws: int = 100, handle_unknown: str = "unlikely"
+    ) -> None: ...
 
     def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
         """Fit the model, and settle what is typical.
@@ -118,12 +124,14 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         share = self.contamination
         if not (isinstance(share, str) and share == "auto") and not (is_number(share) and 0 < share <= 0.5):
             raise ValueError(f"contamination={share!r}: expected 'auto' or a share of rows in (0, 0.5]")
+        if self.handle_unknown not in _UNKNOWN:
+            raise ValueError(f"handle_unknown={self.handle_unknown!r}: expected one of {_UNKNOWN}")
         X = opened(X, text=labelled_columns(self.column_kinds))
         self._fit_vae(X, y, sample_weight)
         copy_features(self.vae_, self)
         rows = self.vae_._rows(X)
         self._typical = self._what_is_typical(rows)
-        scores = self._scores(rows)
+        scores = self._scores(rows, np.zeros((len(rows), self.n_features_in_), dtype=bool))
         if isinstance(share, str):
             lower, median = np.percentile(scores, [25, 50])
             self.offset_ = float(median - _SPREADS * (median - lower) / _QUARTILE)
@@ -146,7 +154,7 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         ndarray [n], float64
         """
         check_is_fitted(self)
-        return self._scores(self.vae_._rows(X))
+        return self._scores(*self._asked(X)[1:])
 
     def decision_function(self, X: Any) -> np.ndarray:
         """`score_samples(X) - offset_`, negative for outliers, [n]."""
@@ -169,21 +177,18 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         Returns
         -------
         ndarray or data frame of numbers, [n, n_features]
-            Of the kind seen at fit, with its column names; NaN for missing entries, 0 for those of columns that were
-            constant at fit.
+            Of the kind seen at fit, with its column names; NaN for missing entries, 0 for those of columns
+            that are as constant as at fit.
         """
         check_is_fitted(self)
-        schema, table = self.vae_.schema_, self.vae_._table(X)
-        values = self._contributions(self._left_out(self.vae_._encode(table)))
+        schema = self.vae_.schema_
+        table, rows, unknown = self._asked(X)
+        values = self._contributions(self._left_out(rows), table, unknown)
         columns = [
             Column(column.name, Kind.CONTINUOUS, "float64", label=column.label, lower=-np.inf, upper=np.inf)
             for column in schema.columns
         ]
-        wide = np.zeros((table.n_rows, len(columns)))
-        wide[:, schema._positions] = values
-        for j in np.setdiff1d(np.arange(len(columns)), schema._positions):
-            wide[table.missing(j), j] = np.nan
-        return build_table(schema.container, columns, list(wide.T), index=table.index)
+        return build_table(schema.container, columns, list(values.T), index=table.index)
 
     def report(self, X: Any, n_rows: int = 10, n_columns: int = 3) -> OutlierReport:
         """The least normal rows and their most surprising entries: what is there, and what was expected.
@@ -202,21 +207,21 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         check_is_fitted(self)
         self.vae_._check_count(n_rows, "n_rows")
         self.vae_._check_count(n_columns, "n_columns")
-        schema, table = self.vae_.schema_, self.vae_._table(X)
-        every = self.vae_._encode(table)
-        scores = self._scores(every)
+        schema = self.vae_.schema_
+        table, every, unknown = self._asked(X)
+        scores = self._scores(every, unknown)
         lowest = np.argsort(scores, kind="stable")[:n_rows]
         answer = self._left_out(every.rows(torch.from_numpy(lowest).to(every.values.device)))
-        contributions = self._contributions(answer)
+        contributions = self._contributions(answer, table, unknown, lowest)
         expected = read_table(schema.decode(to_numpy(answer.centre)))
         found = []
         for k, row in enumerate(lowest):
             odd = [j for j in np.argsort(contributions[k])[:n_columns] if contributions[k, j] < 0]
             entries = [
                 Surprise(
-                    schema.modelled[j].name,
-                    _entry(table, schema._positions[j], int(row)),
-                    _entry(expected, schema._positions[j], k),
+                    schema.columns[j].name,
+                    _entry(table, j, int(row)),
+                    _entry(expected, j, k),
                     float(contributions[k, j]),
                 )
                 for j in odd
@@ -232,6 +237,31 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         typical[self.vae_.schema_._positions] = self._typical
         return typical
 
+    def _asked(self, X: Any) -> tuple[RawTable, Batch, np.ndarray]:
+        """The rows, read and encoded, and the entries that their columns never held at fit, bool [n, n_features]."""
+        vae = self.vae_
+        table = vae._table(X)
+        unknown = np.zeros((table.n_rows, self.n_features_in_), dtype=bool)
+        if self.handle_unknown != "unlikely":
+            return table, vae._encode(table), unknown
+        rows = vae.schema_.encode(table, "missing")
+        for i, changed in vae.schema_.changed_entries(table).items():
+            unknown[:, i] = changed
+        if rows.observed is not None:
+            observed = rows.observed.numpy()
+            for j, i in enumerate(vae.schema_._positions):
+                unknown[:, i] = ~observed[:, j] & ~table.missing(i)
+        return table, rows.to(vae._device), unknown
+
+    @property
+    def _log_p_unknown(self) -> float:
+        return -float(np.log(self.vae_.schema_.n_rows + 1))
+
+    def _vae_params(self) -> dict[str, Any]:
+        params = super()._vae_params()
+        asked = params["handle_unknown"]
+        return params | ({"handle_unknown": "missing"} if isinstance(asked, str) and asked == "unlikely" else {})
+
     def _what_is_typical(self, rows: Batch) -> np.ndarray:
         """`typical_` of the modelled columns, by some of the rows, [C]."""
         n, n_columns = rows.values.shape
@@ -244,13 +274,15 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         sums = np.where(kept, log_p, 0.0).sum(0, dtype=np.float64)
         return sums / np.maximum(kept.sum(0), 1)
 
-    def _scores(self, rows: Batch) -> np.ndarray:
+    def _scores(self, rows: Batch, unknown: np.ndarray) -> np.ndarray:
         vae = self.vae_
         eps = vae._shared_noise(self.n_draws)
         with vae._answering(len(rows) * self.n_draws):
             scores = to_numpy(log_likelihood(vae.model_, vae.prior_, rows, eps).log_p).astype(np.float64)
         if rows.observed is not None:
-            scores += to_numpy(~rows.observed) @ self._typical
+            known = ~unknown[:, vae.schema_._positions]
+            scores += (to_numpy(~rows.observed) & known) @ self._typical
+        scores += unknown.sum(1) * self._log_p_unknown
         # What float32 makes of the same row among others is beyond these decimals, and they are beyond the error of
         # importance sampling.
         return scores.round(_DECIMALS)
@@ -261,9 +293,17 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         with vae._answering(rows.values.numel() * self.n_draws):
             return left_out(vae.model_, vae.prior_, rows, eps)
 
-    def _contributions(self, answer: LeftOut) -> np.ndarray:
-        """Of the modelled columns, [n, C]."""
-        return to_numpy(answer.log_p).astype(np.float64) - self._typical
+    def _contributions(
+        self, answer: LeftOut, table: RawTable, unknown: np.ndarray, which: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`explain` for the rows at `which` [m], of which the answer is, as numbers [m, n_features]."""
+        which = np.arange(table.n_rows) if which is None else which
+        positions = self.vae_.schema_._positions
+        values = np.zeros((len(which), self.n_features_in_))
+        values[:, positions] = to_numpy(answer.log_p)
+        for j in np.setdiff1d(np.arange(self.n_features_in_), positions):
+            values[table.missing(j)[which], j] = np.nan
+        return np.where(unknown[which], self._log_p_unknown, values) - self.typical_
 
     def _saved_state(self) -> dict[str, Any]:
         return super()._saved_state() | {"offset": self.offset_, "typical": self._typical.tolist()}
