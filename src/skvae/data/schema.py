@@ -169,7 +169,7 @@ class Schema:
         Parameters
         ----------
         values : array [n, C]
-            Standardised reals and codes of the modelled columns.
+            Standardised reals and codes of the modelled columns; NaN for a hole.
         keep : Table [n, n_columns], optional
             Entries present in this table are returned as they are there; only its holes are filled, and levels
             not seen at fit.
@@ -193,6 +193,8 @@ class Schema:
             raise ValueError(f"values has shape {encoded.shape}; expected {(n_rows, len(self.modelled))}")
         if keep is not None:
             self._check_columns(keep)
+        holes = np.isnan(encoded)
+        encoded = np.where(holes, 0.0, encoded)
         with np.errstate(over="ignore"):
             numbers = encoded * self._scale + self._offset
         entries = [np.zeros(n_rows, dtype=np.int64)] * len(self.columns)
@@ -206,7 +208,8 @@ class Schema:
                 entries[i] = codes.astype(np.int64)
             else:
                 entries[i] = _round(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
-        return build_table(self.container, self.columns, entries, keep, index)
+        missing = {i: holes[:, j] for j, i in enumerate(self._positions) if holes[:, j].any()}
+        return build_table(self.container, self.columns, entries, keep, index, missing)
 
     def _check_columns(self, table: Table) -> None:
         """Refuse a table with other columns, or with text where numbers were, or the reverse."""

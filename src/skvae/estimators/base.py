@@ -35,6 +35,7 @@ from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
+from skvae.model.missingness import Missingness
 from skvae.model.networks import Custom, network
 from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
@@ -53,6 +54,7 @@ _PARTS = {
     "objective": Objective,
     "encoder": Network,
     "decoder": Network,
+    "missing": Missingness,
 }
 # What a model is made from; a fit that continues cannot change it.
 _MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
@@ -174,6 +176,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
                 likelihood=Table(params["likelihood"], chosen),
+                missing=resolve(Missingness, params["missing"], "missing"),
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)

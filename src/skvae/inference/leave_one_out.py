@@ -48,7 +48,7 @@ def left_out(model: LatentVariableModel, prior: Prior, rows: Batch, eps: Tensor)
         asked = rows.rows(row).hide(column.unsqueeze(1) == torch.arange(n_columns, device=device))
         z, log_w = log_weights(model, prior, asked, eps)  # [K, P, D], [K, P]
         log_w = log_w.log_softmax(0)
-        distribution = model.decode(z)
+        distribution = model.decode_given(z, asked)
         log_p = (log_w.unsqueeze(-1) + distribution.log_prob(asked.values)).logsumexp(0)  # [P, C]
         both = torch.stack([log_p, distribution.centre(log_w.exp())])
         answers.append(both.gather(2, column.view(1, -1, 1).expand(2, -1, -1)).squeeze(2))
