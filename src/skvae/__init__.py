@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE, VAEClassifier, VAEOversampler, VAERegressor
+    from skvae.estimators import VAE, VAEClassifier, VAEImputer, VAEOutlierDetector, VAEOversampler, VAERegressor
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         FullNormal,
         Gaussian,
         GaussianMixture,
+        Ignorable,
+        LinearMasking,
         LogNormal,
         MixtureOfGaussians,
         NegativeBinomial,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Poisson,
         QuantileNormal,
         ResidualMLP,
+        SelfMasking,
         Spikes,
         StandardNormal,
         StudentT,
@@ -78,6 +81,8 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "Ignorable",
+    "LinearMasking",
     "LoadError",
     "LogNormal",
     "MixtureOfGaussians",
@@ -87,6 +92,7 @@ __all__ = [
     "QuantileNormal",
     "ResidualMLP",
     "Schema",
+    "SelfMasking",
     "SourceError",
     "SourceWarning",
     "Spikes",
@@ -95,6 +101,8 @@ __all__ = [
     "Table",
     "TrainingError",
     "VAEClassifier",
+    "VAEImputer",
+    "VAEOutlierDetector",
     "VAEOversampler",
     "VAERegressor",
     "VampPrior",

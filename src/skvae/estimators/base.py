@@ -35,6 +35,7 @@ from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
+from skvae.model.missingness import Missingness
 from skvae.model.networks import Custom, network
 from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
@@ -53,6 +54,7 @@ _PARTS = {
     "objective": Objective,
     "encoder": Network,
     "decoder": Network,
+    "missing": Missingness,
 }
 # What a model is made from; a fit that continues cannot change it.
 _MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
@@ -129,9 +131,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
-        kinds = params["column_kinds"] or {}
-        labels = [str(name) for name, kind in kinds.items() if kind == Kind.CATEGORICAL]
-        X = opened(X, None if anew else self.schema_, text=labels)
+        X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
@@ -176,6 +176,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
                 likelihood=Table(params["likelihood"], chosen),
+                missing=resolve(Missingness, params["missing"], "missing"),
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)
@@ -389,6 +390,11 @@ def copy_features(fitted: Any, other: Any) -> None:
     for name in ("n_features_in_", "feature_names_in_"):
         if name in vars(fitted):
             setattr(other, name, getattr(fitted, name))
+
+
+def labelled_columns(column_kinds: Mapping[Any, str] | None) -> list[str]:
+    """The columns that are to be read as text from a csv file, whatever they look like."""
+    return [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

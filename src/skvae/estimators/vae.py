@@ -66,6 +66,12 @@ class VAE(BaseVAE):
     masking : float or "auto"
         Share of the rows of each training step from which random entries are hidden, so that the model
         learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model.
+    missing : str or Missingness
+        Why entries are missing. "ignore" says nothing of it, which is right where they are as others are, given
+        those that are there. "self-masking" and "linear" model the mask (see `SelfMasking` and `LinearMasking`) of
+        the columns that had missing entries at fit: it then counts in the bound and in `score_samples`, which are
+        of x and the mask, and in what `impute` fills in, and drawn rows have holes. Without such columns they
+        change nothing.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".
@@ -146,6 +152,7 @@ class VAE(BaseVAE):
         patience: int | str = "auto",
         quality: str = "default",
         masking: float | str = "auto",
+        missing: Any = "ignore",
         column_kinds: dict[Any, str] | None = None,
         handle_unknown: str = "error",
         device: str = "auto",
@@ -172,6 +179,7 @@ class VAE(BaseVAE):
         self.patience = patience
         self.quality = quality
         self.masking = masking
+        self.missing = missing
         self.column_kinds = column_kinds
         self.handle_unknown = handle_unknown
         self.device = device
@@ -289,13 +297,13 @@ class VAE(BaseVAE):
         return self._decode(self._means(self._encode(table)), index=table.index)
 
     def sample(self, n_samples: int = 1, *, decode: str = "draw", random_state: Any = None) -> Any:
-        """New rows.
+        """New rows, without holes unless `missing` models them.
 
         Parameters
         ----------
         n_samples : int
         decode : {"draw", "mean"}
-            Whether columns are drawn from p(x|z) or set to its mean or mode.
+            Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes.
         random_state : int, RandomState or None
             None gives other rows at every call.
 
@@ -459,5 +467,5 @@ class VAE(BaseVAE):
                     pieces.append(distribution.centre(torch.ones(1, len(piece), device=z.device)))
                 else:
                     u = open_uniform((1, len(piece), self.model_.n_columns), draws)
-                    pieces.append(distribution.icdf(u).squeeze(0))
+                    pieces.append(self.model_.missing.with_holes(distribution.icdf(u).squeeze(0), draws))
         return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index)

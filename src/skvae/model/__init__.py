@@ -18,6 +18,7 @@ from skvae.model.likelihoods import (
     StudentT,
     Table,
 )
+from skvae.model.missingness import Ignorable, LinearMasking, Missingness, SelfMasking
 from skvae.model.networks import MLP, Network, ResidualMLP
 from skvae.model.objectives import (
     DIPVAE,
@@ -61,10 +62,13 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "Ignorable",
     "LatentVariableModel",
     "Likelihood",
+    "LinearMasking",
     "LogNormal",
     "Losses",
+    "Missingness",
     "MixtureOfGaussians",
     "NegativeBinomial",
     "Network",
@@ -77,6 +81,7 @@ __all__ = [
     "QuantileNormal",
     "Regulariser",
     "ResidualMLP",
+    "SelfMasking",
     "Spikes",
     "StandardNormal",
     "StudentT",

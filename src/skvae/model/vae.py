@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
 from skvae.model.likelihoods import Distribution, Table
+from skvae.model.likelihoods.table import TableDistribution
+from skvae.model.missingness import Ignorable, Missingness
 from skvae.model.networks import Embedding, Network
 from skvae.model.posteriors import Posterior, PosteriorDistribution
 from skvae.model.priors import Prior, kl_divergence
@@ -168,6 +170,8 @@ class LatentVariableModel(nn.Module):
         "decoder", "prior") where they differ.
     piecewise : bool
         See `Embedding`.
+    missing : Missingness, optional
+        p(mask | x); `Ignorable` by default.
     """
 
     def __init__(
@@ -183,6 +187,7 @@ class LatentVariableModel(nn.Module):
         masks: bool,
         n_context: int | Mapping[str, int] = 0,
         piecewise: bool = False,
+        missing: Missingness | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -196,6 +201,7 @@ class LatentVariableModel(nn.Module):
         self.decoder = decoder.bind(latent_dim + n_context.get("decoder", 0))
         self.likelihood = likelihood.bind(columns)
         self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
+        self.missing = (missing or Ignorable()).bind(columns)
         self.prior.attach(self)
 
     @property
@@ -214,13 +220,17 @@ class LatentVariableModel(nn.Module):
         """q(z|x) of each row."""
         return self.posterior(self.hidden(batch, context), context)
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> TableDistribution:
         """p(x|z) for `z` [S, B, D]."""
         if context is not None:
             z = torch.cat([z, context.expand(*z.shape[:-1], -1)], dim=-1)
         # Networks are promised two dimensions; draws and rows are all the same to them.
         params = self.output(self.decoder(z.flatten(0, 1))).unflatten(0, z.shape[:2])
         return self.likelihood(params)
+
+    def decode_given(self, z: Tensor, batch: Batch) -> TableDistribution:
+        """p(x | z, mask) of entries that the rows do not show, for `z` [S, B, D]."""
+        return self.missing.given_mask(self.decode(z), batch)
 
     def forward(
         self,
@@ -238,7 +248,8 @@ class LatentVariableModel(nn.Module):
         posterior = self.encode(batch, context)
         z = posterior.rsample(eps)  # [S, B, D]
         distribution = self.decode(z, context)
-        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context, prior_eps)
+        factors = self.missing.factors(distribution, batch)
+        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context, prior_eps, **factors)
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}"
@@ -251,4 +262,5 @@ class LatentVariableModel(nn.Module):
             "prior": self.prior,
             "decoder": self.decoder,
             "likelihood": self.likelihood,
+            "missing": self.missing,
         }

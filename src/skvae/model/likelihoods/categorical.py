@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,14 @@ class BernoulliColumns(Distribution):
 
     def icdf(self, u: Tensor) -> Tensor:
         return self._value(u > torch.sigmoid(-self.logits))
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        values = torch.stack([self._value(torch.full_like(self.logits, code)) for code in (0.0, 1.0)])
+        return values, torch.stack([F.logsigmoid(-self.logits), F.logsigmoid(self.logits)])
+
+    def tilted(self, log_g: Callable[[Tensor], Tensor]) -> Distribution:
+        at_zero, at_one = log_g(self.nodes()[0])
+        return BernoulliColumns(self.logits + at_one - at_zero, self.offset, self.scale)
 
 
 class Bernoulli(Likelihood):
@@ -139,6 +147,14 @@ class CategoricalColumns(Distribution):
         threshold = u.unsqueeze(-1) * cumulative[..., -1:]
         return (cumulative < threshold).sum(-1).to(u.dtype)
 
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        log_p = self.logits.log_softmax(-1).movedim(-1, 0)
+        return code_values(log_p), log_p
+
+    def tilted(self, log_g: Callable[[Tensor], Tensor]) -> Distribution:
+        values, log_p = self.nodes()
+        return CategoricalColumns((log_p + log_g(values)).movedim(0, -1))
+
 
 class Categorical(Likelihood):
     """Columns with named levels.
@@ -168,6 +184,12 @@ class Categorical(Likelihood):
 
     def forward(self, params: Tensor) -> CategoricalColumns:
         return CategoricalColumns(params.unflatten(-1, self.shape) + self.padding)
+
+
+def code_values(like: Tensor) -> Tensor:
+    """0 … K − 1 along the first axis of `like` [K, S, B, C]."""
+    codes = torch.arange(len(like), dtype=like.dtype, device=like.device)
+    return codes.view(-1, 1, 1, 1).expand(like.shape)
 
 
 def groups_by_size(columns: Sequence[Column]) -> list[list[int]]:
