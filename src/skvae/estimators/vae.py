@@ -66,6 +66,13 @@ class VAE(BaseVAE):
     masking : float or "auto"
         Share of the rows of each training step from which random entries are hidden, so that the model
         learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model.
+    latent_density : "auto", "mixture", "flow", Prior or None
+        Density of the latents that is fitted after training to draws from q(z|x), and from which new rows are then
+        made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (at quality "high" a flow
+        too) with the prior by held-out rows, and takes the simplest that is as good as the best; below 300 rows, and
+        of linear models, it keeps the prior. "mixture" and "flow", or an object such as
+        GaussianMixture(20, covariance="full") or FlowPrior(), are fitted whether they are better or not, and None
+        keeps the prior of training. Models whose prior depends on a target keep it, whatever is asked for.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".
@@ -90,12 +97,14 @@ class VAE(BaseVAE):
     schema_ : Schema
         The columns as seen at fit.
     model_ : LatentVariableModel
-        The torch module; `encoder_`, `decoder_` and `prior_` are its parts.
+        The torch module; `encoder_` and `decoder_` are its parts.
     likelihood_ : Table
         What each column got as likelihood; `history_.info["likelihood"]` has the gain over the default of its
         kind, in nats per entry, for those that were chosen by held-out probability.
     prior_ : Prior
-        The density of latents used by `sample`, `score_samples` and `impute`.
+        The density of latents used by `sample`, `score_samples` and `impute`: that fitted after training (see
+        `latent_density`), or `model_.prior`, the prior of training, to which `elbo` keeps.
+        `history_.info["latent_density"]` has what was tried, and the gain in nats per row.
     settings_ : dict
         The values that "auto" came to.
     history_ : History
@@ -141,6 +150,7 @@ class VAE(BaseVAE):
         patience: int | str = "auto",
         quality: str = "default",
         masking: float | str = "auto",
+        latent_density: Any = "auto",
         column_kinds: dict[Any, str] | None = None,
         handle_unknown: str = "error",
         device: str = "auto",
@@ -166,6 +176,7 @@ class VAE(BaseVAE):
         self.patience = patience
         self.quality = quality
         self.masking = masking
+        self.latent_density = latent_density
         self.column_kinds = column_kinds
         self.handle_unknown = handle_unknown
         self.device = device
@@ -211,13 +222,15 @@ class VAE(BaseVAE):
         else:
             train, validation = rows, self._encode(self._read(validation_data))
         self._train(train, validation, seed, decay=True)
+        self._fit_latent_density(train, validation, seed)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
         """Make one pass over X, starting a model if there is none.
 
         The first call infers the schema; later ones must bring the same columns and levels. There is no
-        validation, and the learning rate does not decay.
+        validation, and the learning rate does not decay. `prior_` is the prior of training: a density of the latents
+        is fitted by `fit` alone.
 
         Parameters
         ----------
