@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ def build_table(
     entries: Sequence[np.ndarray],
     keep: Table | None = None,
     index: Any = None,
+    absent: Mapping[int, np.ndarray] | None = None,
 ) -> Any:
     """The kind of frame seen at fit, from one array of entries per column.
 
@@ -34,6 +35,8 @@ def build_table(
         are expected in `entries`.
     index : optional
         Row index for a pandas frame; that of `keep` by default.
+    absent : mapping of int to ndarray [n], bool, optional
+        Which entries of some columns are missing.
 
     Raises
     ------
@@ -41,7 +44,8 @@ def build_table(
         An entry of `keep` that the column's type cannot hold.
     """
     arrays = [
-        _column(column, values, keep, i) for i, (column, values) in enumerate(zip(columns, entries, strict=True))
+        _column(column, values, keep, i, (absent or {}).get(i))
+        for i, (column, values) in enumerate(zip(columns, entries, strict=True))
     ]
     if container == "numpy":
         return _build_array(columns[0].dtype, arrays)
@@ -51,7 +55,9 @@ def build_table(
     return _build_polars(columns, table) if container == "polars" else table
 
 
-def _column(column: Column, values: np.ndarray, keep: Table | None, position: int) -> Any:
+def _column(
+    column: Column, values: np.ndarray, keep: Table | None, position: int, absent: np.ndarray | None = None
+) -> Any:
     """One Arrow array [n] of the column's own type."""
     whole = parse_type(column.storage)
     kind = value_type(whole)
@@ -63,6 +69,8 @@ def _column(column: Column, values: np.ndarray, keep: Table | None, position: in
         array = from_numbers(np.array(column.levels, dtype=np.float64), kind).take(pa.array(values))
     if keep is not None and not column.is_discrete:
         array = _keep_present(column, array, keep, position)
+    if absent is not None and absent.any():
+        array = pc.if_else(pa.array(absent), pa.scalar(None, array.type), array)
     if kind == whole:
         return array
     if column.categories is None:

@@ -159,7 +159,13 @@ class Schema:
                 changed.append(column.name)
         return changed
 
-    def decode(self, values: torch.Tensor | np.ndarray, keep: Table | None = None, index: Any = None) -> Any:
+    def decode(
+        self,
+        values: torch.Tensor | np.ndarray,
+        keep: Table | None = None,
+        index: Any = None,
+        given: Mapping[int, np.ndarray] | None = None,
+    ) -> Any:
         """Decode encoded rows.
 
         Parameters
@@ -171,6 +177,9 @@ class Schema:
             not seen at fit.
         index : optional
             Row index for a pandas frame; that of `keep` by default.
+        given : mapping of int to ndarray [n], float64, optional
+            Entries of some columns, by position in `columns`, in the units of the data (codes of levels), which take
+            the place of what `values` says; NaN where an entry is to be missing.
 
         Returns
         -------
@@ -202,7 +211,10 @@ class Schema:
                 entries[i] = codes.astype(np.int64)
             else:
                 entries[i] = _round(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
-        return build_table(self.container, self.columns, entries, keep, index)
+        absent = {i: np.isnan(its) for i, its in (given or {}).items()}
+        for i, its in (given or {}).items():
+            entries[i] = np.where(absent[i], 0.0, its).astype(entries[i].dtype)
+        return build_table(self.container, self.columns, entries, keep, index, absent)
 
     def _check_columns(self, table: Table) -> None:
         """Refuse a table with other columns, or with text where numbers were, or the reverse."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
+from skvae.estimators.conditions import completed_sample, conditional_sample
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -294,26 +295,68 @@ class VAE(BaseVAE):
         table = self._table(X)
         return self._decode(self._means(self._encode(table)), index=table.index)
 
-    def sample(self, n_samples: int = 1, *, decode: str = "draw", random_state: Any = None) -> Any:
-        """New rows.
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        conditions: Any = None,
+        decode: str = "draw",
+        return_report: bool = False,
+        random_state: Any = None,
+    ) -> Any:
+        """New rows; with conditions, such as meet them, drawn from p(x | conditions) without rejection.
 
         Parameters
         ----------
         n_samples : int
+        conditions : dict of column to value, (low, high), set of values or None; or a data frame, optional
+            Of columns, by name (of an array: or position): a value is returned exactly, a range holds its ends, of
+            which None is an open one, of a set any value may come, and None is for a missing entry, which says
+            nothing about the others. A frame has partial rows, with any of the columns: each is returned completed,
+            what is present as it is, `n_samples` times, one table below the other. Latents are proposed by what the
+            encoder makes of the conditions, and weighed by importance, as `inference.conditional_sampling` has it.
         decode : {"draw", "mean"}
-            Whether columns are drawn from p(x|z) or set to its mean or mode.
+            Whether columns are drawn from p(x|z) or set to its mean or mode; those with conditions are drawn.
+        return_report : bool
+            Whether to return a SamplingReport too: the effective sample size of the latents' weights, the share of
+            distinct latents, and the log-probability of the conditions.
         random_state : int, RandomState or None
             None gives other rows at every call.
 
         Returns
         -------
-        array or data frame like X at fit, n_samples rows
+        rows : array or data frame like X at fit
+            With n_samples rows; of a frame of conditions, so many for each of its rows.
+        report : SamplingReport
+            Only with `return_report`.
+
+        Raises
+        ------
+        ColumnError
+            A condition on a column that is not there, or that no entry at fit meets.
+        ValueError
+            Conditions that exclude each other.
+
+        Warns
+        -----
+        SamplingWarning
+            If the rows rest on few latents, as the conditions are rare.
         """
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
         noise = Noise(new_seed(random_state), self._device)
+        if conditions is not None and not isinstance(conditions, Mapping):
+            if return_report or decode != "draw":
+                raise ValueError(
+                    "partial rows are completed by draws, and without a report; leave decode and return_report as they "
+                    "are, or give conditions as a dict"
+                )
+            return completed_sample(self, n_samples, conditions, noise)
+        if conditions or return_report:
+            rows, report = conditional_sample(self, n_samples, conditions or {}, decode, noise)
+            return (rows, report) if return_report else rows
         eps = noise.normal("latents", n_samples, self.prior_.n_noise)
         with self._answering(n_samples):
             z = torch.cat([self.prior_.sample(piece) for piece in eps.split(_ROWS_AT_ONCE)])

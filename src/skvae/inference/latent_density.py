@@ -176,7 +176,7 @@ def _latents(model: LatentVariableModel, rows: Batch, n_wanted: int, stream: tor
     n_draws = 1 if not model.posterior.has_density else max(1, min(_MAX_DRAWS, n_wanted // len(rows)))
     pieces = []
     for piece in rows.chunks(_ROWS_AT_ONCE):
-        eps = torch.randn((n_draws, len(piece), model.n_noise), generator=stream, device=stream.device)
+        eps = torch.randn((n_draws, len(piece), model.latent_dim), generator=stream, device=stream.device)
         pieces.append(model.encode(piece).rsample(eps).flatten(0, 1))
     return torch.cat(pieces)
 
