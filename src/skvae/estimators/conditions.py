@@ -44,7 +44,7 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class _Asked:
-    """The condition on one column in the units of the data: one of numbers, or a range of them; of levels, nothing."""
+    """The condition on a numeric column in the units of the data: one of some numbers, or a range."""
 
     values: np.ndarray | None = None
     low: float = -math.inf
@@ -228,11 +228,8 @@ class _Reader:
         try:
             if isinstance(value, (Real, np.number)):
                 raise ValueError
-            moment = np.datetime64(value, "us") if isinstance(value, (str, np.datetime64)) else None
-            if moment is not None and np.isnat(moment):
-                raise ValueError
-            array = pa.array([value if moment is None else moment])
-            number = float(to_numbers(array)[0])
+            moment = np.array([value], dtype="datetime64[us]") if isinstance(value, (str, np.datetime64)) else [value]
+            number = float(to_numbers(pa.array(moment))[0])
         except (ValueError, TypeError, pa.ArrowException):
             raise self._error(f"is to be {value!r}", "it holds dates", "give a date, or its ISO text") from None
         if math.isnan(number):
@@ -303,8 +300,8 @@ def conditional_sample(
             SamplingWarning,
             stacklevel=3,
         )
-    values = torch.cat(pieces).double().cpu().numpy()
-    return vae.schema_.decode(values, given=conditions.given(values)), report
+    encoded = torch.cat(pieces).double().cpu().numpy()
+    return vae.schema_.decode(encoded, given=conditions.given(encoded)), report
 
 
 def completed_sample(vae: VAE, n_samples: int, partial: Any, noise: Noise) -> Any:

@@ -350,8 +350,8 @@ class VAE(BaseVAE):
         if conditions is not None and not isinstance(conditions, Mapping):
             if return_report or decode != "draw":
                 raise ValueError(
-                    "partial rows are completed by draws, and without a report; leave decode and return_report as they "
-                    "are, or give conditions as a dict"
+                    "partial rows are completed by draws, and without a report; leave out decode and return_report, "
+                    "or give conditions as a dict"
                 )
             return completed_sample(self, n_samples, conditions, noise)
         if conditions or return_report:

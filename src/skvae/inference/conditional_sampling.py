@@ -184,7 +184,8 @@ def sample_given(
     n_first = per_guide * n_guides if guided else n_pool  # half of a pool
     z, log_w = _weighed(model, conditions, n_first, stream)
     if guided:
-        pool, weights = [], []
+        pool: list[Tensor] = []
+        weights: list[Tensor] = []
         for _ in range(_MAX_ROUNDS):
             like = z[_resample(log_w, n_guides, stream)] if log_w.max() > -math.inf else z[:n_guides]
             guides = _guides(model, conditions, like, stream)
@@ -229,8 +230,8 @@ def _log_conditions(model: LatentVariableModel, conditions: dict[int, Condition]
         log_p = torch.zeros(len(piece), device=z.device)
         for column, condition in conditions.items():
             log_p = log_p + condition.log_prob(Entry(distribution, column, model.n_columns, piece))
-        answers.append(log_p)
-    return torch.cat(answers).nan_to_num(nan=-math.inf)
+        answers.append(log_p.masked_fill(log_p.isnan(), -math.inf))
+    return torch.cat(answers)
 
 
 def _guides(

@@ -26,8 +26,10 @@ _MIN_ROWS = 300
 # Latents that a density is fitted to, of so many draws for each row at most, and of held-out rows.
 _MAX_LATENTS, _MAX_DRAWS, _N_HELD_OUT = 30_000, 5, 4_096
 _HELD_OUT_SHARE = 0.2
+# Nats that are not worth another density.
+_MIN_LEAD = 0.01
 # Components of the mixtures that are tried, the simplest first, where there are so many latents for each of them.
-_COMPONENTS = {
+_COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
     "fast": {"diagonal": (10, 40), "full": (1,)},
     "default": {"diagonal": (10, 40), "full": (1, 10)},
     "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 40, 100)},
@@ -106,7 +108,8 @@ def fit_latent_density(
         Without a `validation`, a fifth of the training rows is held out from the densities.
     choice : {"auto", "mixture", "flow"} or Prior
         "auto": mixtures of normals (at quality "high" a flow too, if zuko is installed) and the prior of training, of
-        which the simplest is taken that is as good as the best, up to the standard error of their difference.
+        which the simplest is taken that is as good as the best, up to the standard error of their difference or 0.01
+        nats.
         "mixture": the best of the mixtures. "flow", or a Prior: that.
     quality : {"fast", "default", "high"}
 
@@ -219,7 +222,7 @@ def _climb(prior: Prior, z: Tensor, n_steps: int, noise: Noise) -> None:
 
 
 def _simplest(scores: Tensor) -> int:
-    """The first of the rows of `scores` [K, n] that are as good as the best, up to one standard error."""
+    """The first of the rows of `scores` [K, n] that are as good as the best, up to one standard error or 0.01."""
     gap = scores[scores.mean(1).argmax()] - scores
     error = gap.std(1) / scores.shape[1] ** 0.5
-    return int((gap.mean(1) <= error).int().argmax())
+    return int((gap.mean(1) <= error.clamp(min=_MIN_LEAD)).int().argmax())
