@@ -123,7 +123,7 @@ def test_a_flow_takes_the_shape_of_the_latents(linear_gaussian):
     pytest.importorskip("zuko")
     exact = linear_gaussian(2)
     model, rows = exact.model.float(), clustered(exact, 2000, 0)
-    wanted = FlowPrior(2, (32,), transform="spline")
+    wanted = FlowPrior(1, (16,), transform="spline")
     found = fit_latent_density(model, rows, clustered(exact, 1000, 1), wanted, "fast", Noise(0))
     assert isinstance(found.prior, FlowPrior)
     assert found.gain > 0.2
@@ -140,7 +140,7 @@ def table(n=700, seed=0):
 
 
 def fit(**params):
-    plain = {"latent_dim": 2, "hidden_sizes": (32,), "max_epochs": 20, "random_state": 0}
+    plain = {"latent_dim": 2, "hidden_sizes": (64,), "max_epochs": 60, "learning_rate": 5e-3, "random_state": 0}
     return skvae.VAE(**{**plain, "likelihood": Gaussian("row"), **params}).fit(table())
 
 
@@ -200,8 +200,9 @@ def test_more_training_takes_it_away_and_fit_makes_another():
 def test_regression_draws_from_it_and_priors_of_the_target_stay():
     X = table()
     y = X[:, 0] + 0.1 * X[:, 2]
-    params = {"hidden_sizes": (32,), "likelihood": Gaussian("row"), "latent_density": "mixture", "target_weight": 1.0}
-    joint = skvae.VAERegressor(structure="joint", max_epochs=20, random_state=0, **params).fit(X, y)
+    params = {"hidden_sizes": (64,), "likelihood": Gaussian("row"), "latent_density": "mixture", "target_weight": 1.0}
+    joint = skvae.VAERegressor(structure="joint", max_epochs=100, random_state=0, learning_rate=5e-3, **params)
+    joint.fit(X, y)
     assert isinstance(joint.vae_.prior_, GaussianMixture)
     rows, _ = joint.sample(300, y=4.0, random_state=0)
     assert np.median(rows[:, 0]) == pytest.approx(4.0, abs=0.4)
