@@ -87,6 +87,14 @@ def test_given_a_value_and_a_range(linear_gaussian):
     assert stats.kstest(inside, cut.cdf).statistic < 0.03
 
 
+def test_means_of_free_columns_lack_the_noise(linear_gaussian):
+    model, mean, covariance = gaussian(linear_gaussian)
+    found = sample_given(model, {1: OneOf((0.5,))}, N, stream(), draw=False)
+    mean, covariance = given(mean, covariance, [1], (torch.tensor([0.5]).double(), torch.zeros(1, 1).double()))
+    noise = torch.diag(torch.tensor([0.6**2, 0.0, 0.6**2, 0.6**2])).double()
+    assert_moments(found.values, mean, covariance - noise)
+
+
 def test_an_open_range_has_the_probability_of_its_tail(linear_gaussian):
     model, mean, covariance = gaussian(linear_gaussian)
     found = sample_given(model, {3: Between(2.5, math.inf)}, N, stream())
