@@ -256,6 +256,15 @@ def sample(
             help="Rows for this value of the model's target; of several targets, each is to be given.",
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Rows that meet it: sex=F, city={Bern,Oslo}, 30<=age<40, income>50000, income= for a missing one; "
+            "may be repeated, and then all are met.",
+        ),
+    ] = None,
     part: Parts = None,
 ) -> None:
     """Generate new rows.
@@ -267,14 +276,16 @@ def sample(
     Examples:
       skvae sample wine.vae -n 1000 -o new.csv
       skvae sample wine.vae -n 10000000 --seed 0 -o new.parquet
+      skvae sample people.vae -n 1000 --where sex=F --where "30<=age<40"
       skvae sample houses.vae -n 100 --target price=250000
       skvae sample wine.vae -n 50 | skvae score wine.vae -
     """
-    from skvae import cli_targets
+    from skvae import cli_conditions, cli_targets
 
     check_output(output, format)
     fitted = _load(model, part)
-    draw = cli_targets.drawer(fitted, decode, target)
+    conditions = cli_conditions.parsed(where, cli_targets.of_rows(fitted).schema_) or None
+    draw = cli_targets.drawer(fitted, decode, target, conditions)
     sizes = [min(_PIECE, n_samples - first) for first in range(0, n_samples, _PIECE)] or [n_samples]
     pieces = (draw(size, random_state) for size, random_state in zip(sizes, _seeds(seed), strict=False))
     with progress(pieces, len(sizes), talks(ctx) and len(sizes) > 1) as shown:

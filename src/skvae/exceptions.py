@@ -13,6 +13,10 @@ class ConstantColumnWarning(UserWarning):
     """A column that was constant at fit, and so is not modelled, holds another value now."""
 
 
+class SamplingWarning(UserWarning):
+    """Rows sampled under conditions rest on few latents."""
+
+
 class TrainingError(RuntimeError):
     """Training broke down and could not recover; names the step, the term and the column."""
 

@@ -163,7 +163,13 @@ class Schema:
                 changed[i] = differs
         return changed
 
-    def decode(self, values: torch.Tensor | np.ndarray, keep: Table | None = None, index: Any = None) -> Any:
+    def decode(
+        self,
+        values: torch.Tensor | np.ndarray,
+        keep: Table | None = None,
+        index: Any = None,
+        given: Mapping[int, np.ndarray] | None = None,
+    ) -> Any:
         """Decode encoded rows.
 
         Parameters
@@ -175,6 +181,9 @@ class Schema:
             not seen at fit.
         index : optional
             Row index for a pandas frame; that of `keep` by default.
+        given : mapping of int to ndarray [n], float64, optional
+            Entries of some columns, by position in `columns`, in the units of the data (codes of levels), which take
+            the place of what `values` says; NaN where an entry is to be missing.
 
         Returns
         -------
@@ -209,6 +218,9 @@ class Schema:
             else:
                 entries[i] = _round(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
         missing = {i: holes[:, j] for j, i in enumerate(self._positions) if holes[:, j].any()}
+        for i, its in (given or {}).items():
+            missing[i] = np.isnan(its)
+            entries[i] = np.where(missing[i], 0.0, its).astype(entries[i].dtype)
         return build_table(self.container, self.columns, entries, keep, index, missing)
 
     def _check_columns(self, table: Table) -> None:

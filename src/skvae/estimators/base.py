@@ -33,6 +33,7 @@ from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
+from skvae.inference.latent_density import fit_latent_density
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
 from skvae.model.missingness import Missingness
@@ -55,9 +56,16 @@ _PARTS = {
     "encoder": Network,
     "decoder": Network,
     "missing": Missingness,
+    "latent_density": Prior,
 }
 # What a model is made from; a fit that continues cannot change it.
-_MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
+_MADE_FROM = (
+    *(name for name in _PARTS if name != "latent_density"),
+    "latent_dim",
+    "hidden_sizes",
+    "masking",
+    "column_kinds",
+)
 
 
 class also_parameter:
@@ -86,7 +94,6 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     schema_: Schema
     settings_: dict[str, Any]
     model_: LatentVariableModel
-    prior_: Prior
     likelihood_: Table
     history_: History
     n_features_in_: int
@@ -183,7 +190,6 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.schema_ = schema
         self.settings_ = settings.to_dict()
         self.model_ = model.to(device).eval()
-        self.prior_ = model.prior
         self.likelihood_ = model.likelihood
         self._decided = {}
         self._objective = objective.to(device)
@@ -216,6 +222,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch_size=now.batch_size,
             learning_rate=now.learning_rate,
             patience=now.patience,
+            latent_density=now.latent_density,
         ).to_dict()
 
     def _split(self, rows: Batch) -> tuple[Batch, Batch | None]:
@@ -245,6 +252,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 self._objective.prepare(self.model_, train)
             self._objective.load_state_dict(self._saved_objective)
             self._saved_objective = None
+        self.model_.latent_density = None  # it is that of other weights
         # Without a history the estimator is not fitted: half-trained weights answer nothing.
         before = self.__dict__.pop("history_", None)
         history, self._optimizer_state = fit(
@@ -261,6 +269,29 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
         history.info |= self._decided
         self.history_ = history if before is None else _joined(before, history)
+
+    def _fit_latent_density(self, train: Batch, validation: Batch | None, seed: int) -> None:
+        """Give the trained model a density of its latents, if one is wanted and better than its prior."""
+        choice = self.settings_["latent_density"]
+        self.history_.info.pop("latent_density", None)
+        if choice is None or not self.model_.has_free_latents:
+            return
+        if choice == "given":
+            choice = self.get_params(deep=False)["latent_density"]
+        found = fit_latent_density(
+            self.model_, train, validation, choice, self.get_params(deep=False)["quality"], Noise(seed, self._device)
+        )
+        if found is None:
+            return
+        self.history_.info["latent_density"] = found.to_dict()
+        if found.prior is not self.model_.prior:
+            self.model_.latent_density = found.prior
+
+    @property
+    def prior_(self) -> Prior:
+        """p(z) of all that is generated, completed and scored: the density fitted to the latents after training, or
+        the prior of training, `model_.prior`, where none was better."""
+        return self.model_.density
 
     @contextlib.contextmanager
     def _answering(self, n_latents: int) -> Iterator[None]:
@@ -360,6 +391,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "n_features_in": self.n_features_in_,
             "has_feature_names": hasattr(self, "feature_names_in_"),
             "task": None if self._task is None else self._task.to_dict(),
+            "latent_density": persistence.encode(self.model_.latent_density),
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
@@ -368,6 +400,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if state.get("task") is not None:
             self._task = Task.from_dict(state["task"])
         self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"], chosen)
+        density = persistence.decode(state.get("latent_density"))
+        if density is not None:
+            self.model_.latent_density = density.bind(self.model_.latent_dim).requires_grad_(False).to(self._device)
         self.history_ = History.from_dict(state["history"])
         self.n_features_in_ = state["n_features_in"]
         if state["has_feature_names"]:

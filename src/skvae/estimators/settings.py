@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from skvae.data.columns import Column
+from skvae.inference.latent_density import check_latent_density
 from skvae.model.checks import is_number
 
 QUALITIES = ("fast", "default", "high")
@@ -35,13 +36,15 @@ class Settings:
     learning_rate: float
     patience: int
     masking: float
+    latent_density: str | None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "hidden_sizes": list(self.hidden_sizes)}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Settings:
-        return cls(**{**state, "hidden_sizes": tuple(state["hidden_sizes"])})
+        # Models saved before there were densities of the latents have none.
+        return cls(**{"latent_density": None, **state, "hidden_sizes": tuple(state["hidden_sizes"])})
 
 
 def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Settings:
@@ -77,6 +80,8 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
         patience=int(auto("patience", max(20, math.ceil(_PATIENCE * _STEPS[quality] / steps_per_epoch)))),
         # A linear encoder cannot answer for every subset of columns at once.
         masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.25)),
+        # A linear model is asked for as one whose density is known.
+        latent_density=_named(auto("latent_density", None if is_linear else "auto")),
     )
 
 
@@ -109,12 +114,18 @@ def check_parameters(params: dict[str, Any]) -> None:
     )
     _check(params, "column_kinds", lambda v: v is None or isinstance(v, Mapping), "None or a dict of column to kind")
     _check(params, "device", _is_device, "'auto', 'cpu' or another device that torch has here, as 'cuda:0'")
+    check_latent_density(params["latent_density"])
     has_sizes = not isinstance(params["hidden_sizes"], str)
     if has_sizes and params["encoder"] is not None and params["decoder"] is not None:
         raise ValueError(
             f"hidden_sizes={params['hidden_sizes']!r} contradicts encoder and decoder, which are both given; "
             "leave hidden_sizes on 'auto'"
         )
+
+
+def _named(latent_density: Any) -> str | None:
+    """As JSON has it; an object is looked up among the parameters."""
+    return latent_density if latent_density is None or isinstance(latent_density, str) else "given"
 
 
 def _check(params: dict[str, Any], name: str, valid: Any, expected: str) -> None:

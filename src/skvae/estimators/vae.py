@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
+from skvae.estimators.conditions import completed_sample, conditional_sample
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -72,6 +73,13 @@ class VAE(BaseVAE):
         the columns that had missing entries at fit: it then counts in the bound and in `score_samples`, which are
         of x and the mask, and in what `impute` fills in, and drawn rows have holes. Without such columns they
         change nothing.
+    latent_density : "auto", "mixture", "flow", Prior or None
+        Density of the latents that is fitted after training to draws from q(z|x), and from which new rows are then
+        made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (at quality "high" a flow
+        too) with the prior by held-out rows, and takes the simplest that is as good as the best; below 300 rows, and
+        of linear models, it keeps the prior. "mixture" and "flow", or an object such as
+        GaussianMixture(20, covariance="full") or FlowPrior(), are fitted whether they are better or not, and None
+        keeps the prior of training. Models whose prior depends on a target keep it, whatever is asked for.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".
@@ -101,12 +109,14 @@ class VAE(BaseVAE):
     schema_ : Schema
         The columns as seen at fit.
     model_ : LatentVariableModel
-        The torch module; `encoder_`, `decoder_` and `prior_` are its parts.
+        The torch module; `encoder_` and `decoder_` are its parts.
     likelihood_ : Table
         What each column got as likelihood; `history_.info["likelihood"]` has the gain over the default of its
         kind, in nats per entry, for those that were chosen by held-out probability.
     prior_ : Prior
-        The density of latents used by `sample`, `score_samples` and `impute`.
+        The density of latents used by `sample`, `score_samples` and `impute`: that fitted after training (see
+        `latent_density`), or `model_.prior`, the prior of training, to which `elbo` keeps.
+        `history_.info["latent_density"]` has what was tried, and the gain in nats per row.
     settings_ : dict
         The values that "auto" came to.
     history_ : History
@@ -153,6 +163,7 @@ class VAE(BaseVAE):
         quality: str = "default",
         masking: float | str = "auto",
         missing: Any = "ignore",
+        latent_density: Any = "auto",
         column_kinds: dict[Any, str] | None = None,
         handle_unknown: str = "error",
         device: str = "auto",
@@ -180,6 +191,7 @@ class VAE(BaseVAE):
         self.quality = quality
         self.masking = masking
         self.missing = missing
+        self.latent_density = latent_density
         self.column_kinds = column_kinds
         self.handle_unknown = handle_unknown
         self.device = device
@@ -226,13 +238,15 @@ class VAE(BaseVAE):
         else:
             train, validation = rows, self._encode(self._read(validation_data))
         self._train(train, validation, seed, decay=True)
+        self._fit_latent_density(train, validation, seed)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
         """Make one pass over X, starting a model if there is none.
 
         The first call infers the schema; later ones must bring the same columns and levels. There is no
-        validation, and the learning rate does not decay.
+        validation, and the learning rate does not decay. `prior_` is the prior of training: a density of the latents
+        is fitted by `fit` alone.
 
         Parameters
         ----------
@@ -296,26 +310,71 @@ class VAE(BaseVAE):
         table = self._table(X)
         return self._decode(self._means(self._encode(table)), index=table.index)
 
-    def sample(self, n_samples: int = 1, *, decode: str = "draw", random_state: Any = None) -> Any:
-        """New rows, without holes unless `missing` models them.
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        conditions: Any = None,
+        decode: str = "draw",
+        return_report: bool = False,
+        random_state: Any = None,
+    ) -> Any:
+        """New rows; with conditions, such as meet them, drawn from p(x | conditions) without rejection.
+
+        They have no holes unless `missing` models them.
 
         Parameters
         ----------
         n_samples : int
+        conditions : dict of column to value, (low, high), set of values or None; or a data frame, optional
+            Of columns, by name (of an array: or position): a value is returned exactly, a range holds its ends, of
+            which None is an open one, of a set any value may come, and None is for a missing entry, which says
+            nothing about the others. A frame has partial rows, with any of the columns: each is returned completed,
+            what is present as it is, `n_samples` times, one table below the other. Latents are proposed by what the
+            encoder makes of the conditions, and weighed by importance, as `inference.conditional_sampling` has it.
         decode : {"draw", "mean"}
-            Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes.
+            Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes; those with
+            conditions are drawn.
+        return_report : bool
+            Whether to return a SamplingReport too: the effective sample size of the latents' weights, the share of
+            distinct latents, and the log-probability of the conditions.
         random_state : int, RandomState or None
             None gives other rows at every call.
 
         Returns
         -------
-        array or data frame like X at fit, n_samples rows
+        rows : array or data frame like X at fit
+            With n_samples rows; of a frame of conditions, so many for each of its rows.
+        report : SamplingReport
+            Only with `return_report`.
+
+        Raises
+        ------
+        ColumnError
+            A condition on a column that is not there, or that no entry at fit meets.
+        ValueError
+            Conditions that exclude each other.
+
+        Warns
+        -----
+        SamplingWarning
+            If the rows rest on few latents, as the conditions are rare.
         """
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
         noise = Noise(new_seed(random_state), self._device)
+        if conditions is not None and not isinstance(conditions, Mapping):
+            if return_report or decode != "draw":
+                raise ValueError(
+                    "partial rows are completed by draws, and without a report; leave out decode and return_report, "
+                    "or give conditions as a dict"
+                )
+            return completed_sample(self, n_samples, conditions, noise)
+        if conditions or return_report:
+            rows, report = conditional_sample(self, n_samples, conditions or {}, decode, noise)
+            return (rows, report) if return_report else rows
         eps = noise.normal("latents", n_samples, self.prior_.n_noise)
         with self._answering(n_samples):
             z = torch.cat([self.prior_.sample(piece) for piece in eps.split(_ROWS_AT_ONCE)])

@@ -123,9 +123,11 @@ class JointModel(SupervisedModel):
         return self.head(self.encode(batch).rsample(eps.unsqueeze(1)))
 
     def latents_given(self, target: Tensor, stream: torch.Generator) -> Tensor:
-        """By sampling importance resampling from the prior, with weights p(y|z)."""
+        """By sampling importance resampling from p(z), with weights p(y|z)."""
         n_pool = max(_MIN_POOL, _POOL_PER_ROW * len(target))
-        pool = self.prior.sample(torch.randn((n_pool, self.prior.n_noise), generator=stream, device=target.device))
+        pool = self.density.sample(
+            torch.randn((n_pool, self.density.n_noise), generator=stream, device=target.device)
+        )
         wanted, of_row = target.unique(dim=0, return_inverse=True)
         u = torch.rand(len(target), generator=stream, device=target.device)
         chosen = torch.empty_like(of_row)
@@ -146,6 +148,7 @@ class ConditionalPriorModel(SupervisedModel):
     """
 
     structure = "prior"
+    has_free_latents = False
     prior: DirectedNormal
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:
@@ -201,6 +204,7 @@ class M2Model(SupervisedModel):
     """
 
     structure = "m2"
+    has_free_latents = False
     prior: LabelledPrior
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:

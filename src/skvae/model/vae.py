@@ -172,7 +172,18 @@ class LatentVariableModel(nn.Module):
         See `Embedding`.
     missing : Missingness, optional
         p(mask | x); `Ignorable` by default.
+
+    Attributes
+    ----------
+    latent_density : Prior or None
+        A density of z fitted after training, which stands in for the prior in all that is generated, completed and
+        scored; the bound keeps to the prior of training.
+    has_free_latents : bool
+        Whether such a density may take the prior's place: what is random beside x and z depends on z, not z on it.
     """
+
+    latent_density: Prior | None
+    has_free_latents: bool = True
 
     def __init__(
         self,
@@ -203,6 +214,12 @@ class LatentVariableModel(nn.Module):
         self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
         self.missing = (missing or Ignorable()).bind(columns)
         self.prior.attach(self)
+        self.latent_density = None
+
+    @property
+    def density(self) -> Prior:
+        """p(z) of what is generated: that fitted after training, or else the prior of training."""
+        return self.prior if self.latent_density is None else self.latent_density
 
     @property
     def n_noise(self) -> int:
@@ -256,7 +273,7 @@ class LatentVariableModel(nn.Module):
 
     def architecture(self) -> dict[str, Any]:
         """Parts by role, for printing and saving."""
-        return {
+        parts = {
             "encoder": self.encoder,
             "posterior": self.posterior,
             "prior": self.prior,
@@ -264,3 +281,4 @@ class LatentVariableModel(nn.Module):
             "likelihood": self.likelihood,
             "missing": self.missing,
         }
+        return parts if self.latent_density is None else {**parts, "latent density": self.latent_density}

@@ -49,6 +49,14 @@ class TableDistribution(Distribution):
         ]
         return torch.cat(answers, dim=-1)[..., self.order]
 
+    def part_of(self, column: int) -> tuple[Distribution, int, int]:
+        """What computes a column, the column's place in it, and how many columns it has."""
+        for part, positions in zip(self.parts, self.positions, strict=True):
+            place = (positions == column).nonzero()
+            if len(place):
+                return part, int(place[0]), len(positions)
+        raise IndexError(column)
+
     def log_prob(self, values: Tensor) -> Tensor:
         return self._join(lambda part, x: part.log_prob(x), values)
 
