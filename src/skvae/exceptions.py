@@ -13,6 +13,10 @@ class ConstantColumnWarning(UserWarning):
     """A column that was constant at fit, and so is not modelled, holds another value now."""
 
 
+class ImageError(ValueError):
+    """Images cannot be used as they are; names the file or image, the value and the remedy."""
+
+
 class TrainingError(RuntimeError):
     """Training broke down and could not recover; names the step, the term and the column."""
 

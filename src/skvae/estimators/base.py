@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.data.image import Images, ImageSchema, infer_schema, is_folder, read_images, schema_from_dict
 from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
@@ -33,8 +34,9 @@ from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
-from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
+from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
+from skvae.model.likelihoods.table import pixel_likelihood
 from skvae.model.networks import Custom, network
 from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
@@ -55,7 +57,7 @@ _PARTS = {
     "decoder": Network,
 }
 # What a model is made from; a fit that continues cannot change it.
-_MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
+_MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds", "image_shape")
 
 
 class also_parameter:
@@ -81,7 +83,7 @@ class also_parameter:
 class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
-    schema_: Schema
+    schema_: Any
     settings_: dict[str, Any]
     model_: LatentVariableModel
     prior_: Prior
@@ -92,8 +94,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _decided: dict[str, Any]
     _task: Task | None = None
 
-    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
+    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable | Images:
         """Read X and check the names and number of its columns as scikit-learn does."""
+        if self._takes_images(X, reset):
+            return self._read_images(X, reset, min_rows)
         X = opened(X, None if reset else self.schema_)
         if not reset:
             _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
@@ -103,12 +107,27 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         _check_n_features(self, X, reset=reset)
         return table
 
-    def _table(self, X: Any) -> RawTable:
+    def _takes_images(self, X: Any, anew: bool) -> bool:
+        """Whether X holds images, as a parameter or the rows at fit say; a folder has nothing else."""
+        if not anew:
+            return isinstance(self.schema_, ImageSchema)
+        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X)
+
+    def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
+        shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
+        if not isinstance(X, Images):
+            _check_feature_names(self, X, reset=reset)
+        images = read_images(X, shape, min_rows=min_rows)
+        if reset:
+            self.n_features_in_ = images.layout.n_pixels
+        return images
+
+    def _table(self, X: Any) -> RawTable | Images:
         """Read X for a question to the fitted model."""
         check_is_fitted(self)
         return self._read(X)
 
-    def _encode(self, table: RawTable) -> Batch:
+    def _encode(self, table: Any) -> Batch:
         """Rows on the model's device."""
         changed = self.schema_.changed_constants(table)
         if changed:
@@ -131,15 +150,18 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_parameters(params)
         kinds = params["column_kinds"] or {}
         labels = [str(name) for name, kind in kinds.items() if kind == Kind.CATEGORICAL]
-        X = opened(X, None if anew else self.schema_, text=labels)
+        if self._takes_images(X, anew):
+            X = self._read(X, reset=anew)
+        else:
+            X = opened(X, None if anew else self.schema_, text=labels)
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
-            schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
-            settings = settle(params, schema.modelled, table.n_rows)
+            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            settings = settle(params, schema, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
             self._continue(params, table.n_rows)
@@ -155,11 +177,20 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return rows, seed
 
     def _assemble(
-        self, schema: Schema, settings: Settings, seed: int, chosen: Mapping[str, Likelihood] | None = None
+        self,
+        schema: Schema | ImageSchema,
+        settings: Settings,
+        seed: int,
+        chosen: Mapping[str, Likelihood] | None = None,
     ) -> None:
         """Make the untrained model, with the likelihoods chosen for columns that are left to "auto"."""
         params = self.get_params(deep=False)
-        body = MLP(settings.hidden_sizes)
+        body = ConvNet() if settings.hidden_sizes is None else MLP(settings.hidden_sizes)
+        image_shape, likelihood = None, Table(params["likelihood"], chosen)
+        if isinstance(schema, ImageSchema):
+            image_shape = schema.image_shape
+            if params["likelihood"] == "auto":
+                likelihood = Table(pixel_likelihood(schema.pixel))
         objective = resolve(Objective, params["objective"], "objective")
         make: Callable[..., LatentVariableModel] = LatentVariableModel
         if self._task is not None:
@@ -175,7 +206,8 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 decoder=network(params["decoder"], body.reversed(), "decoder"),
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
-                likelihood=Table(params["likelihood"], chosen),
+                likelihood=likelihood,
+                image_shape=image_shape,
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)
@@ -208,7 +240,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
                     "fit a new one with warm_start=False"
                 )
-        now = settle(params, self.schema_.modelled, n_rows)
+        now = settle(params, self.schema_, n_rows)
         self.settings_ = replace(
             Settings.from_dict(self.settings_),
             max_epochs=now.max_epochs,
@@ -361,7 +393,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
-        schema = Schema.from_dict(state["schema"])
+        schema = schema_from_dict(state["schema"])
         chosen = {name: persistence.decode(part) for name, part in state.get("likelihood", {}).items()}
         if state.get("task") is not None:
             self._task = Task.from_dict(state["task"])
