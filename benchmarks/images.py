@@ -2,9 +2,9 @@
 
 Every model is trained on the same images for the same epochs. What it samples is compared with test images by the
 Fréchet distance between features of a small classifier trained here (never to be compared with distances on other
-features), and by blur: the mean variance of the Laplacian, as a share of that of test images. Of each model the decoder's
-means are taken. "other test images" says what a perfect sampler would get. The peer's environment is made on first use
-in .bench/pythae.
+features), and by sharpness: the mean variance of the Laplacian, as a share of that of test images. Of each model the
+decoder's means are taken. "other test images" says what a perfect sampler would get. The peer's environment is made
+on first use in .bench/pythae.
 
     python benchmarks/images.py [--images 12800] [--epochs 5] [--seeds 1]
 """
@@ -111,7 +111,7 @@ def ours(name: str, likelihood: str, train: np.ndarray, report: Report, epochs: 
     n = len(report.test)
     normal = report.line("  samples, z from N(0, I)", vae.inverse_transform(rng.normal(size=(n, LATENT_DIM))))
     own = report.line("  samples, as VAE.sample draws", vae.sample(n, decode="mean", random_state=seed))
-    latents = np.concatenate(vae.posterior(train, n_draws=2))
+    latents = np.concatenate(vae.posterior(train, n_draws=2)).astype(np.float64)
     mixture = GaussianMixture(20, random_state=seed, max_iter=50, init_params="k-means++", tol=1e-2).fit(latents)
     peer = report.line("  samples, z from scikit-learn's mixture of 20", vae.inverse_transform(mixture.sample(n)[0]))
     return {"N(0, I)": normal, "sample": own, "mixture": peer}

@@ -40,7 +40,9 @@ def test_masks_are_more_planes_and_what_else_there_is_goes_past_the_convolutions
     moved = x.clone()
     moved[:, -1] += 1.0
     assert not torch.equal(encoder(x), encoder(moved))
-    assert torch.equal(encoder.stages(x[:, :180].reshape(2, 6, 6, 5)), encoder.stages(moved[:, :180].reshape(2, 6, 6, 5)))
+    assert torch.equal(
+        encoder.stages(x[:, :180].reshape(2, 6, 6, 5)), encoder.stages(moved[:, :180].reshape(2, 6, 6, 5))
+    )
 
 
 def test_an_encoder_by_hand():
@@ -79,7 +81,8 @@ def test_groups_divide_the_channels(channels, groups):
 
 
 @pytest.mark.parametrize(
-    ("side", "channels"), [(8, [32]), (14, [32]), (28, [32, 64]), (32, [32, 64, 128]), (300, [32, 64, 128, 256, 256, 256])]
+    ("side", "channels"),
+    [(8, [32]), (14, [32]), (28, [32, 64]), (32, [32, 64, 128]), (300, [32, 64, 128, 256, 256, 256])],
 )
 def test_channels_double_until_the_image_is_small(side, channels):
     assert ConvNet().place("encoder", (1, side, 4))._channels() == channels

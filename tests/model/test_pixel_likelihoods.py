@@ -10,9 +10,7 @@ from skvae.model import Bernoulli, Categorical, ContinuousBernoulli, Discretised
 from skvae.model.likelihoods.table import pixel_likelihood
 
 SHARE = Column("share", Kind.CONTINUOUS, "float64", offset=0.3, scale=0.2, lower=0.0, upper=1.0)
-GREY = Column(
-    "grey", Kind.INTEGER, "uint8", offset=73.0, scale=90.0, lower=0.0, upper=255.0, resolution=1.0
-)
+GREY = Column("grey", Kind.INTEGER, "uint8", offset=73.0, scale=90.0, lower=0.0, upper=255.0, resolution=1.0)
 LOGITS = [-80.0, -12.0, -1.01, -0.99, -1e-2, -1e-4, 0.0, 1e-6, 2e-3, 0.5, 3.0, 15.0, 60.0]
 
 
@@ -50,14 +48,18 @@ def test_density_and_cdf_by_numeric_integration(column, x):
 def test_mean_by_numeric_integration():
     mean = of_logits(SHARE).mean[0, :, 0].double().numpy() * SHARE.scale + SHARE.offset
     expected = [
-        integrate.quad(lambda x, a=a: x * kernel(x, a), 0, 1, epsabs=1e-15, limit=500)[0] / integral(a) for a in LOGITS
+        integrate.quad(lambda x, a=a: x * kernel(x, a), 0, 1, epsabs=1e-15, limit=500)[0] / integral(a)
+        for a in LOGITS
     ]
     np.testing.assert_allclose(mean, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("u", [1e-4, 0.1, 0.5, 0.9, 0.9999])
 def test_quantiles_by_numeric_integration(u):
-    x = of_logits(SHARE).icdf(torch.full((1, len(LOGITS), 1), u))[0, :, 0].double().numpy() * SHARE.scale + SHARE.offset
+    x = (
+        of_logits(SHARE).icdf(torch.full((1, len(LOGITS), 1), u))[0, :, 0].double().numpy() * SHARE.scale
+        + SHARE.offset
+    )
     expected = [optimize.brentq(lambda x, a=a: integral(a, x) / integral(a) - u, 0, 1, xtol=1e-12) for a in LOGITS]
     np.testing.assert_allclose(x, expected, atol=2e-5)
 

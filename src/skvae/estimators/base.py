@@ -111,7 +111,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Whether X holds images, as a parameter or the rows at fit say; a folder has nothing else."""
         if not anew:
             return isinstance(self.schema_, ImageSchema)
-        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X)
+        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X) or isinstance(X, Images)
 
     def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
         shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
@@ -171,7 +171,8 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if target is not None:
             rows = replace(rows, target=target.to(rows.values.device))
         rows = _weighted(rows, weight)
-        if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
+        undecided = self.likelihood_.undecided(schema.modelled) if anew and isinstance(schema, Schema) else []
+        if made := choose(schema.modelled, undecided, rows, seed) if undecided else {}:
             self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
             self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
         return rows, seed
