@@ -425,6 +425,19 @@ class ImageSchema:
         frame = nw.from_numpy(answer, schema=list(self.names), backend=self.container).to_native()  # type: ignore[arg-type]
         return frame.set_axis(index, axis=0) if self.container == "pandas" and index is not None else frame
 
+    def pictures(self, answer: Any) -> np.ndarray:
+        """Images as an estimator answers them, ready to be shown: [n, height, width] or [n, height, width, 3 or 4].
+
+        Values from 0 to 1; channels that are no colours are averaged.
+        """
+        pixels = read_images(answer, self.layout.shape).pixels.astype(np.float64)
+        pixel = self.pixel
+        lower, upper = (pixel.lower, pixel.upper) if pixel.levels is None else (pixel.levels[0], pixel.levels[-1])
+        shares = np.clip((pixels - lower) / (upper - lower), 0.0, 1.0).reshape(len(pixels), *self.layout.planes)
+        if len(shares[0]) in (3, 4):
+            return shares.transpose(0, 2, 3, 1)
+        return shares.mean(1)
+
     def _numbers(self, encoded: np.ndarray) -> np.ndarray:
         """Encoded pixels in the data's units, rounded and cut as those at fit."""
         pixel = self.pixel
