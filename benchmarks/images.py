@@ -6,7 +6,7 @@ features), and by sharpness: the mean variance of the Laplacian, as a share of t
 decoder's means are taken. "other test images" says what a perfect sampler would get. The peer's environment is made
 on first use in .bench/pythae.
 
-    python benchmarks/images.py [--images 12800] [--epochs 5] [--seeds 1]
+    python benchmarks/images.py [--images 12800] [--epochs 15] [--seeds 1]
 """
 
 import argparse
@@ -141,7 +141,7 @@ def pythae(train: np.ndarray, report: Report, epochs: int, seed: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     (images, labels), (test, test_labels) = fashion_mnist()

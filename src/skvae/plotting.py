@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils.validation import check_random_state
 
 from skvae.data.columns import Column, Kind
-from skvae.data.image import ImageSchema
+from skvae.data.image_schema import ImageSchema
 from skvae.drawing import (
     MAX_CLASSES,
     Display,
@@ -491,9 +491,9 @@ class TraversalDisplay(Display):
                 panel.plot(self.steps, values[:, j], color=colour, label=self.columns[j].name)
             panel.set_title(f"latent {k}", fontsize="medium")
             panel.set_ylim(self.decoded[..., most].min() - 0.1, self.decoded[..., most].max() + 0.1)
-            panel.set_xlabel("standard deviations of the latent", fontsize="small")
+            panel.set_xlabel("latent, in σ", fontsize="small")
             bare(panel)
-        panels[0].set_ylabel("standard deviations of the column", fontsize="small")
+        panels[0].set_ylabel("columns, in σ", fontsize="small")
         self._legend(panels)
         return self
 

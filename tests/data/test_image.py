@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from skvae.data.columns import NUMERIC, Kind
-from skvae.data.image import ImageSchema, Layout, read_folder, read_images, schema_from_dict, write_folder
+from skvae.data.image import Layout, read_folder, read_images, write_folder
+from skvae.data.image_schema import ImageSchema, schema_from_dict
 from skvae.exceptions import ImageError
 
 RNG = np.random.default_rng(0)

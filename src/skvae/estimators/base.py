@@ -26,7 +26,8 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
-from skvae.data.image import Images, ImageSchema, infer_schema, is_folder, read_images, schema_from_dict
+from skvae.data.image import Images, is_folder, read_images
+from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skvae.data.image import ImageSchema
+from skvae.data.image_schema import ImageSchema
 from skvae.data.schema import Schema
 from skvae.model.checks import is_number
 
