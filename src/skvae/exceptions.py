@@ -17,6 +17,10 @@ class SamplingWarning(UserWarning):
     """Rows sampled under conditions rest on few latents."""
 
 
+class ImageError(ValueError):
+    """Images cannot be used as they are; names the file or image, the value and the remedy."""
+
+
 class TrainingError(RuntimeError):
     """Training broke down and could not recover; names the step, the term and the column."""
 

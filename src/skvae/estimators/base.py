@@ -26,6 +26,8 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.data.image import Images, is_folder, read_images
+from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
@@ -34,8 +36,9 @@ from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
 from skvae.exceptions import ConstantColumnWarning
 from skvae.inference.latent_density import fit_latent_density
-from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
+from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
+from skvae.model.likelihoods.table import pixel_likelihood
 from skvae.model.missingness import Missingness
 from skvae.model.networks import Custom, network
 from skvae.model.objectives import Supervised
@@ -65,6 +68,7 @@ _MADE_FROM = (
     "hidden_sizes",
     "masking",
     "column_kinds",
+    "image_shape",
 )
 
 
@@ -91,7 +95,7 @@ class also_parameter:
 class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
-    schema_: Schema
+    schema_: Any
     settings_: dict[str, Any]
     model_: LatentVariableModel
     likelihood_: Table
@@ -101,8 +105,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _decided: dict[str, Any]
     _task: Task | None = None
 
-    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
+    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable | Images:
         """Read X and check the names and number of its columns as scikit-learn does."""
+        if self._takes_images(X, reset):
+            return self._read_images(X, reset, min_rows)
         X = opened(X, None if reset else self.schema_)
         if not reset:
             _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
@@ -112,12 +118,27 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         _check_n_features(self, X, reset=reset)
         return table
 
-    def _table(self, X: Any) -> RawTable:
+    def _takes_images(self, X: Any, anew: bool) -> bool:
+        """Whether X holds images, as a parameter or the rows at fit say; a folder has nothing else."""
+        if not anew:
+            return isinstance(self.schema_, ImageSchema)
+        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X) or isinstance(X, Images)
+
+    def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
+        shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
+        if not isinstance(X, Images):
+            _check_feature_names(self, X, reset=reset)
+        images = read_images(X, shape, min_rows=min_rows)
+        if reset:
+            self.n_features_in_ = images.layout.n_pixels
+        return images
+
+    def _table(self, X: Any) -> RawTable | Images:
         """Read X for a question to the fitted model."""
         check_is_fitted(self)
         return self._read(X)
 
-    def _encode(self, table: RawTable) -> Batch:
+    def _encode(self, table: Any) -> Batch:
         """Rows on the model's device."""
         changed = self.schema_.changed_constants(table)
         if changed:
@@ -138,15 +159,18 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
-        X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
+        if self._takes_images(X, anew):
+            X = self._read(X, reset=anew)
+        else:
+            X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
-            schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
-            settings = settle(params, schema.modelled, table.n_rows)
+            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            settings = settle(params, schema, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
             self._continue(params, table.n_rows)
@@ -156,17 +180,27 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if target is not None:
             rows = replace(rows, target=target.to(rows.values.device))
         rows = _weighted(rows, weight)
-        if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
+        undecided = self.likelihood_.undecided(schema.modelled) if anew and isinstance(schema, Schema) else []
+        if made := choose(schema.modelled, undecided, rows, seed) if undecided else {}:
             self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
             self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
         return rows, seed
 
     def _assemble(
-        self, schema: Schema, settings: Settings, seed: int, chosen: Mapping[str, Likelihood] | None = None
+        self,
+        schema: Schema | ImageSchema,
+        settings: Settings,
+        seed: int,
+        chosen: Mapping[str, Likelihood] | None = None,
     ) -> None:
         """Make the untrained model, with the likelihoods chosen for columns that are left to "auto"."""
         params = self.get_params(deep=False)
-        body = MLP(settings.hidden_sizes)
+        body = ConvNet() if settings.hidden_sizes is None else MLP(settings.hidden_sizes)
+        image_shape, likelihood = None, Table(params["likelihood"], chosen)
+        if isinstance(schema, ImageSchema):
+            image_shape = schema.image_shape
+            if params["likelihood"] == "auto":
+                likelihood = Table(pixel_likelihood(schema.pixel))
         objective = resolve(Objective, params["objective"], "objective")
         make: Callable[..., LatentVariableModel] = LatentVariableModel
         if self._task is not None:
@@ -182,8 +216,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 decoder=network(params["decoder"], body.reversed(), "decoder"),
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
-                likelihood=Table(params["likelihood"], chosen),
+                likelihood=likelihood,
                 missing=resolve(Missingness, params["missing"], "missing"),
+                image_shape=image_shape,
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)
@@ -215,7 +250,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
                     "fit a new one with warm_start=False"
                 )
-        now = settle(params, self.schema_.modelled, n_rows)
+        now = settle(params, self.schema_, n_rows)
         self.settings_ = replace(
             Settings.from_dict(self.settings_),
             max_epochs=now.max_epochs,
@@ -395,7 +430,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
-        schema = Schema.from_dict(state["schema"])
+        schema = schema_from_dict(state["schema"])
         chosen = {name: persistence.decode(part) for name, part in state.get("likelihood", {}).items()}
         if state.get("task") is not None:
             self._task = Task.from_dict(state["task"])

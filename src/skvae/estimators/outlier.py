@@ -237,7 +237,7 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         typical[self.vae_.schema_._positions] = self._typical
         return typical
 
-    def _asked(self, X: Any) -> tuple[RawTable, Batch, np.ndarray]:
+    def _asked(self, X: Any) -> tuple[Any, Batch, np.ndarray]:
         """The rows, read and encoded, and the entries that their columns never held at fit, bool [n, n_features]."""
         vae = self.vae_
         table = vae._table(X)

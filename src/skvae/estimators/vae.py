@@ -31,14 +31,20 @@ class VAE(BaseVAE):
     ----------
     latent_dim : int or "auto"
         Number of latent dimensions D.
+    image_shape : tuple of int, optional
+        For images: (height, width), or (channels, height, width) or (height, width, channels), the channels being
+        the shorter axis. X then holds uint8 or other numbers, flat or in that shape, and answers come back in the
+        shape and type seen at fit; a folder of image files needs no `image_shape`.
     hidden_sizes : tuple of int or "auto"
-        Widths of the encoder's hidden layers; the decoder's are the same, reversed. Empty for linear maps.
+        Widths of the encoder's hidden layers; the decoder's are the same, reversed. Empty for linear maps. "auto" of
+        images is a `ConvNet`.
     likelihood : str, Likelihood or dict
-        p(x|z). "auto" chooses for each column by the kind and, from 300 rows on, for numeric and ordered
+        p(x|z). "auto" chooses for each column of a table by the kind and, from 300 rows on, for numeric and ordered
         columns by what a small probe predicts best on held-out rows (not in tables of more than 100 such
-        columns); `likelihood_` shows the outcome. "gaussian" is a normal density with one σ for all columns; a
-        dict maps column names or kinds to likelihoods, as {"visits": "negative-binomial"}, and leaves the other
-        columns to "auto".
+        columns); for images, Bernoulli for two values, a discretised logistic distribution for grey levels (uint8,
+        255ths, whole numbers …), and else a Gaussian with one σ. `likelihood_` shows the outcome. "gaussian" is a
+        normal density with one σ for all columns; a dict maps column names or kinds to likelihoods, as {"visits":
+        "negative-binomial"}, and leaves the other columns to "auto".
     prior : str or Prior
         p(z): "normal", "mixture", "vamp" or "flow", or an object, for example VampPrior(n_pseudo_inputs=100).
     posterior : str or Posterior
@@ -47,7 +53,8 @@ class VAE(BaseVAE):
         What is maximised: "elbo", "iwae", "beta-tcvae", "factor-vae", "mmd", "dip-vae", "geco", "rae"; objects may be
         added up.
     encoder, decoder : str, Network or torch.nn.Module, optional
-        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", a component, or your own
+        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", for images "conv" or
+        "residual-conv", a component, or your own
         module, mapping [n, features] to [n, hidden] and [n, latent_dim] to [n, hidden]. The last linear
         layers are added to it. A copy is trained.
     max_epochs : int or "auto"
@@ -66,7 +73,8 @@ class VAE(BaseVAE):
         How much work "auto" asks for.
     masking : float or "auto"
         Share of the rows of each training step from which random entries are hidden, so that the model
-        learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model.
+        learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model and for images of which no
+        pixel is missing.
     missing : str or Missingness
         Why entries are missing. "ignore" says nothing of it, which is right where they are as others are, given
         those that are there. "self-masking" and "linear" model the mask (see `SelfMasking` and `LinearMasking`) of
@@ -147,6 +155,7 @@ class VAE(BaseVAE):
         self,
         *,
         latent_dim: int | str = "auto",
+        image_shape: Sequence[int] | None = None,
         hidden_sizes: Sequence[int] | str = "auto",
         likelihood: Any = "auto",
         prior: Any = "normal",
@@ -175,6 +184,7 @@ class VAE(BaseVAE):
         verbose: int = 0,
     ) -> None:
         self.latent_dim = latent_dim
+        self.image_shape = image_shape
         self.hidden_sizes = hidden_sizes
         self.likelihood = likelihood
         self.prior = prior
@@ -208,7 +218,8 @@ class VAE(BaseVAE):
         Parameters
         ----------
         X : array or data frame [n, n_features]
-            Or, here as in every method, the path of a csv or parquet file.
+            Or, here as in every method, the path of a csv or parquet file; of images (see `image_shape`) also an
+            array [n, height, width], [n, height, width, channels] …, or the path of a folder of image files.
         y : ignored
             Only its length is checked.
         sample_weight : array [n], optional

@@ -1,10 +1,12 @@
 """The mathematics: networks, likelihoods, posteriors, priors, objectives."""
 
 from skvae.model.component import Component
+from skvae.model.convolution import ConvNet, ResidualConvNet
 from skvae.model.likelihoods import (
     Bernoulli,
     Beta,
     Categorical,
+    ContinuousBernoulli,
     DiscretisedLogistic,
     Gaussian,
     Likelihood,
@@ -53,6 +55,8 @@ __all__ = [
     "Categorical",
     "Component",
     "ConditionalNormal",
+    "ContinuousBernoulli",
+    "ConvNet",
     "Deterministic",
     "DiagonalNormal",
     "DiscretisedLogistic",
@@ -80,6 +84,7 @@ __all__ = [
     "Prior",
     "QuantileNormal",
     "Regulariser",
+    "ResidualConvNet",
     "ResidualMLP",
     "SelfMasking",
     "Spikes",

@@ -172,6 +172,8 @@ class LatentVariableModel(nn.Module):
         See `Embedding`.
     missing : Missingness, optional
         p(mask | x); `Ignorable` by default.
+    image_shape : (channels, height, width) or None
+        Of rows that are images, whose pixels are the columns, in this order.
 
     Attributes
     ----------
@@ -199,6 +201,7 @@ class LatentVariableModel(nn.Module):
         n_context: int | Mapping[str, int] = 0,
         piecewise: bool = False,
         missing: Missingness | None = None,
+        image_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -206,12 +209,12 @@ class LatentVariableModel(nn.Module):
         self.embedding = Embedding(columns, masks, piecewise=piecewise)
         if not isinstance(n_context, Mapping):
             n_context = dict.fromkeys(("encoder", "decoder", "prior"), n_context)
-        self.encoder = encoder.bind(self.embedding.n_out + n_context.get("encoder", 0))
+        self.encoder = encoder.place("encoder", image_shape).bind(self.embedding.n_out + n_context.get("encoder", 0))
         self.posterior = posterior.bind(self.encoder.n_out + n_context.get("posterior", 0), latent_dim)
         self.prior = prior.bind(latent_dim, n_context.get("prior", 0))
-        self.decoder = decoder.bind(latent_dim + n_context.get("decoder", 0))
+        self.decoder = decoder.place("decoder", image_shape).bind(latent_dim + n_context.get("decoder", 0))
         self.likelihood = likelihood.bind(columns)
-        self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
+        self.output = self.decoder.bind_output(self.likelihood)
         self.missing = (missing or Ignorable()).bind(columns)
         self.prior.attach(self)
         self.latent_density = None
@@ -228,7 +231,7 @@ class LatentVariableModel(nn.Module):
 
     def hidden(self, batch: Batch, context: Tensor | None = None) -> Tensor:
         """What the encoder makes of each row, [B, hidden]."""
-        features = self.embedding(batch.values, batch.mask)  # [B, features]
+        features = self.embedding(self.likelihood.counted(batch.values), batch.mask)  # [B, features]
         if context is not None:
             features = torch.cat([features, context], dim=-1)
         return self.encoder(features)

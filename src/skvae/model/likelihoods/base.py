@@ -117,12 +117,15 @@ class Likelihood(Component):
         Whether columns that are bound together share parameters.
     draws_values : bool
         Whether what training scores is drawn anew at each step (see `observe`).
+    recounts : bool
+        Whether values may count as others (see `counted`).
     """
 
     kinds: frozenset[Kind]
     n_params: int
     pools: bool = False
     draws_values: bool = False
+    recounts: bool = False
 
     def bind(self, columns: Sequence[Column]) -> Self:
         raise NotImplementedError
@@ -131,8 +134,22 @@ class Likelihood(Component):
         """Distribution for `params` [S, B, n_params]."""
         raise NotImplementedError
 
+    def arranged(self, params: Tensor) -> Tensor:
+        """The same numbers in the order of `forward`, [..., n_params], for a decoder with an equal share per column.
+
+        Parameters
+        ----------
+        params : Tensor [..., n_params / C, C]
+        """
+        return params.flatten(-2)
+
     def observe(self, values: Tensor, u: Tensor) -> Tensor:
         """What a training step takes as data for `values` [B, C], drawn with `u` uniform on (0, 1)."""
+        return values
+
+    def counted(self, values: Tensor) -> Tensor:
+        """The values [B, C] as the likelihood counts them, which the encoder is to see: itself, or the nearest of
+        those that it can score."""
         return values
 
     def groups(self, columns: Sequence[Column]) -> list[list[int]]:

@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skvae.data.columns import DISCRETE, Column, Kind
+from skvae.data.columns import DISCRETE, Column, Kind, names_of
 from skvae.model.likelihoods.base import Distribution, Likelihood
 
 
 class BernoulliColumns(Distribution):
-    """0 or 1, with `logits` [S, B, C]; encoded as (code − offset) / scale where those are given, [C] each."""
+    """0 or 1, with `logits` [S, B, C]; of numbers, whether they are above one half.
+
+    Parameters
+    ----------
+    logits : Tensor [S, B, C]
+    offset, scale : Tensor [C] or None
+        Of numbers, which are (code − offset) / scale.
+    """
 
     def __init__(self, logits: Tensor, offset: Tensor | None = None, scale: Tensor | None = None) -> None:
         self.logits, self.offset, self.scale = logits, offset, scale
@@ -39,7 +46,8 @@ class BernoulliColumns(Distribution):
         return self._value(torch.sigmoid(self.logits))
 
     def centre(self, weights: Tensor) -> Tensor:
-        return self._value((weights.unsqueeze(-1) * torch.sigmoid(self.logits)).sum(0) > 0.5)
+        one = (weights.unsqueeze(-1) * torch.sigmoid(self.logits)).sum(0)  # [B, C]
+        return self._value(one > 0.5 if self.offset is None else one)
 
     def cdf(self, values: Tensor) -> Tensor:
         code = self._code(values)
@@ -63,10 +71,11 @@ class Bernoulli(Likelihood):
 
     Parameters
     ----------
-    binarize : {None, "dynamic"}
-        None: the columns have two levels. "dynamic": they are numbers in [0, 1], such as grey values; each
-        training step draws 0 or 1 with that probability (Salakhutdinov & Murray 2008), and rows asked about
-        later are expected to hold 0 and 1: other values are rounded.
+    binarize : {None, "threshold", "dynamic"}
+        None: the columns have two levels. Otherwise they are numbers in [0, 1], or of type uint8 from 0 to 255,
+        such as grey values. "threshold": those above one half count as 1, the others as 0. "dynamic": each training
+        step draws 0 or 1 with that probability (Salakhutdinov & Murray 2008); of rows asked about later, values
+        above one half count as 1.
     """
 
     alias = "bernoulli"
@@ -82,37 +91,67 @@ class Bernoulli(Likelihood):
         return self.binarize == "dynamic"
 
     @property
+    def recounts(self) -> bool:  # type: ignore[override]
+        return self.binarize is not None
+
+    @property
     def kinds(self) -> frozenset[Kind]:  # type: ignore[override]
-        if self.binarize not in (None, "dynamic"):
-            raise ValueError(f"Bernoulli(binarize={self.binarize!r}): expected None or 'dynamic'")
+        if self.binarize not in (None, "threshold", "dynamic"):
+            raise ValueError(f"Bernoulli(binarize={self.binarize!r}): expected None, 'threshold' or 'dynamic'")
         return frozenset({Kind.BINARY}) if self.binarize is None else frozenset({Kind.CONTINUOUS, Kind.INTEGER})
 
     def check(self, columns: Sequence[Column]) -> None:
         """Refuse columns of another kind, and numbers that are no probabilities."""
+        numbers = [column for column in columns if column.kind not in DISCRETE]
+        if self.binarize is None and numbers:
+            column = numbers[0]
+            raise ValueError(
+                f"likelihood Bernoulli() cannot score column {names_of(numbers)} ({column.kind}); it scores binary "
+                f"columns, and this one has values from {column.lower:g} to {column.upper:g}. Cut them in two with "
+                "Bernoulli(binarize='threshold'), draw 0 or 1 with Bernoulli(binarize='dynamic'), or use "
+                "'continuous-bernoulli', 'discretised-logistic' or 'auto'"
+            )
         super().check(columns)
-        for column in columns if self.draws_values else ():
-            if column.lower < 0 or column.upper > 1:
-                value = column.lower if column.lower < 0 else column.upper
-                raise ValueError(
-                    f"Bernoulli(binarize='dynamic') needs values in [0, 1], but column '{column.name}' holds "
-                    f"{value:g}; divide the column by its largest value (pixels: by 255)"
-                )
+        if self.binarize is not None:
+            check_shares(self, columns)
 
     def bind(self, columns: Sequence[Column]) -> Bernoulli:
         self.n_params = len(columns)
-        offset = torch.tensor([column.offset for column in columns])
-        scale = torch.tensor([column.scale for column in columns])
-        self.register_buffer("offset", offset if self.draws_values else None, persistent=False)
-        self.register_buffer("scale", scale if self.draws_values else None, persistent=False)
+        are_numbers = self.binarize is not None
+        offset = torch.tensor([column.offset / full_scale(column) for column in columns])
+        scale = torch.tensor([column.scale / full_scale(column) for column in columns])
+        self.register_buffer("offset", offset if are_numbers else None, persistent=False)
+        self.register_buffer("scale", scale if are_numbers else None, persistent=False)
         return self
 
     def observe(self, values: Tensor, u: Tensor) -> Tensor:
-        if self.offset is None or self.scale is None:
+        if self.offset is None or self.scale is None or not self.draws_values:
             return values
         return ((u < values * self.scale + self.offset).to(values.dtype) - self.offset) / self.scale
 
+    def counted(self, values: Tensor) -> Tensor:
+        if self.offset is None or self.scale is None:
+            return values
+        return ((values * self.scale + self.offset).round() - self.offset) / self.scale
+
     def forward(self, params: Tensor) -> BernoulliColumns:
         return BernoulliColumns(params, self.offset, self.scale)
+
+
+def full_scale(column: Column) -> float:
+    """What a grey value of 1 is in the data's units: 255 of type uint8."""
+    return 255.0 if column.dtype == "uint8" else 1.0
+
+
+def check_shares(likelihood: Likelihood, columns: Sequence[Column]) -> None:
+    """Refuse numbers beyond [0, 1], of type uint8 beyond 255."""
+    for column in columns:
+        if column.lower < 0 or column.upper > full_scale(column):
+            value = column.lower if column.lower < 0 else column.upper
+            raise ValueError(
+                f"{likelihood!r} needs values in [0, 1], but column '{column.name}' holds {value:g}; divide the "
+                "column by its largest value (pixels: by 255, or give them as uint8)"
+            )
 
 
 class CategoricalColumns(Distribution):
@@ -181,6 +220,9 @@ class Categorical(Likelihood):
         padding = torch.zeros(self.shape).masked_fill(beyond, -torch.inf)
         self.register_buffer("padding", padding, persistent=False)
         return self
+
+    def arranged(self, params: Tensor) -> Tensor:
+        return params.transpose(-1, -2).flatten(-2)
 
     def forward(self, params: Tensor) -> CategoricalColumns:
         return CategoricalColumns(params.unflatten(-1, self.shape) + self.padding)

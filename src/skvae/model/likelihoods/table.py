@@ -13,7 +13,8 @@ from skvae.data.columns import Column, Kind, names_of
 from skvae.model.component import resolve
 from skvae.model.likelihoods.base import Distribution, Likelihood
 from skvae.model.likelihoods.categorical import Bernoulli, Categorical
-from skvae.model.likelihoods.continuous import default_gaussian
+from skvae.model.likelihoods.continuous import Gaussian, default_gaussian
+from skvae.model.likelihoods.logistic import DiscretisedLogistic
 
 
 def default_likelihood(kind: Kind) -> Likelihood:
@@ -23,6 +24,13 @@ def default_likelihood(kind: Kind) -> Likelihood:
     if kind in (Kind.CATEGORICAL, Kind.ORDINAL):
         return Categorical()
     return default_gaussian(kind)
+
+
+def pixel_likelihood(pixel: Column) -> Likelihood:
+    """The likelihood of the pixels of images, of which one description is all that is known."""
+    if pixel.kind == Kind.BINARY:
+        return Bernoulli()
+    return DiscretisedLogistic() if pixel.kind == Kind.INTEGER else Gaussian()
 
 
 class TableDistribution(Distribution):
@@ -152,6 +160,8 @@ class Table(Likelihood):
                 positions.append([members[j] for j in group])
                 parts.append(choice.fresh().bind([columns[j] for j in positions[-1]]))
         self.parts = nn.ModuleList(parts)
+        # Most tables have no column that is counted otherwise than it is.
+        self._recounts = any(part.recounts for part in parts)
         self._sizes = [part.n_params for part in parts]
         self.n_params = sum(self._sizes)
         joined = torch.tensor([j for group in positions for j in group])
@@ -166,12 +176,27 @@ class Table(Likelihood):
         return any(part.draws_values for part in self.parts)
 
     def observe(self, values: Tensor, u: Tensor) -> Tensor:
+        return self._join(lambda part, x, v: part.observe(x, v), values, u)
+
+    def counted(self, values: Tensor) -> Tensor:
+        return self._join(lambda part, x: part.counted(x), values) if self._recounts else values
+
+    def _join(self, question: Callable[..., Tensor], *entries: Tensor) -> Tensor:
+        """The answers of all parts for their own columns of `entries`, [B, C] each."""
         parts = [cast(Likelihood, part) for part in self.parts]
         if self.order is None:
-            return parts[0].observe(values, u)
+            return question(parts[0], *entries)
         positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
-        pieces = [part.observe(values[:, at], u[:, at]) for part, at in zip(parts, positions, strict=True)]
-        return torch.cat(pieces, dim=-1)[:, self.order]
+        answers = [question(part, *(x[:, at] for x in entries)) for part, at in zip(parts, positions, strict=True)]
+        return torch.cat(answers, dim=-1)[:, self.order]
+
+    def arranged(self, params: Tensor) -> Tensor:
+        if self.order is not None:
+            raise ValueError(
+                "a convolutional network gives all pixels the same parameters, but the likelihood differs between "
+                "them; use one likelihood for all, or decoder='mlp'"
+            )
+        return cast(Likelihood, self.parts[0]).arranged(params)
 
     def __repr__(self) -> str:
         if not self._by_likelihood:
