@@ -151,8 +151,9 @@ def test_several_imputations(vae):
 
 def test_info(vae):
     text = done("info m.vae").stdout
-    for piece in (repr(vae), repr(vae.schema_), "latent_dim     2", "StandardNormal()", "ELBO()", repr(vae.history_)):
+    for piece in (repr(vae), repr(vae.schema_), "StandardNormal()", "ELBO()", repr(vae.history_)):
         assert piece in text
+    assert re.search(r"latent_dim +2\s", text)
     facts = json.loads(done("info m.vae --json").stdout)
     assert facts["settings"] == vae.settings_
     assert [column["name"] for column in facts["schema"]["columns"]] == ["x", "y", "kind", "day"]
