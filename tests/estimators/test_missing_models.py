@@ -59,7 +59,9 @@ def test_one_normal_column_by_maximum_likelihood():
     x = np.where(seen, whole, 0.0)
     best = optimize.minimize(lambda p: -log_likelihood(p, x, seen), [0.0, 0.0, 1.0, -1.0], method="Nelder-Mead")
     column = np.where(seen, whole, np.nan)[:, None]
-    vae = skvae.VAE(**LINEAR | {"max_epochs": 60, "batch_size": 512, "learning_rate": 0.1}, missing="self-masking").fit(column)
+    vae = skvae.VAE(
+        **LINEAR | {"max_epochs": 60, "batch_size": 512, "learning_rate": 0.1}, missing="self-masking"
+    ).fit(column)
     part, offset, scale = vae.model_.missing, np.nanmean(column), np.nanstd(column)
     mean = vae.sample(100_000, decode="mean", random_state=0).mean()
     observed = np.nanmean(column)
@@ -151,7 +153,7 @@ def small(**params):
 
 @pytest.mark.parametrize(
     ("missing", "objective"),
-    [("self-masking", IWAE(n_draws=2)), ("linear", "elbo"), (SelfMasking(), "elbo")],
+    [(SelfMasking(), IWAE(n_draws=2)), ("linear", "elbo")],
     ids=str,
 )
 def test_mixed_frames(missing, objective, tmp_path):
