@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
+        ImageError,
         LoadError,
         SourceError,
         SourceWarning,
@@ -83,6 +84,7 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "ImageError",
     "LoadError",
     "LogNormal",
     "MixtureOfGaussians",
