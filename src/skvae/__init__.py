@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
+        ImageError,
         LoadError,
         SourceError,
         SourceWarning,
@@ -88,6 +89,7 @@ __all__ = [
     "GaussianMixture",
     "Ignorable",
     "LinearMasking",
+    "ImageError",
     "LoadError",
     "LogNormal",
     "MixtureOfGaussians",

@@ -243,7 +243,7 @@ def reconstruct(
       skvae reconstruct wine.vae wine.csv -o smooth.parquet
     """
     vae, rows, _ = _asked(model, data, output, format, part, decoded=True)
-    _write(vae, [vae.reconstruct(rows)], output, format)
+    _write(vae, [vae.reconstruct(rows)], output, format, getattr(rows, "column_names", None))
 
 
 @app.command()
@@ -518,14 +518,16 @@ def _check_decoded(vae: VAE, output: str, format: str | None) -> None:
     check(output, format)
 
 
-def _write(vae: VAE, answers: Iterable[Any], output: str, format: str | None) -> None:
-    """Write rows like those at fit."""
+def _write(
+    vae: VAE, answers: Iterable[Any], output: str, format: str | None, names: Sequence[str] | None = None
+) -> None:
+    """Write rows like those at fit; `names` are those of columns, if there are others than at fit."""
     from skvae import cli_images
 
     if cli_images.is_of_images(vae):
         cli_images.write(answers, output, format, vae.schema_)
     else:
-        write(answers, output, format, [column.name for column in vae.schema_.columns])
+        write(answers, output, format, names or [column.name for column in vae.schema_.columns])
 
 
 def _load(model: Path, part: Sequence[str] | None) -> Any:

@@ -269,8 +269,8 @@ def test_diagnosis(fitted):
 
 def test_labels_of_images():
     classifier = VAEClassifier(
-        image_shape=(8, 8), latent_dim=8, max_epochs=12, structure="joint", target_weight=10.0, random_state=0
-    ).fit(X[:800], DIGITS.target[:800])
+        image_shape=(8, 8), latent_dim=8, max_epochs=10, structure="joint", target_weight=10.0, random_state=0
+    ).fit(X[:600], DIGITS.target[:600])
     assert classifier.score(X[1500:], DIGITS.target[1500:]) > 0.8
 
 
