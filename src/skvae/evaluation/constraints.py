@@ -157,7 +157,7 @@ def _sum_rule(
     signs = np.rint(weights)
     if (np.abs(signs) > 1).any() or np.count_nonzero(signs) < 2:
         return None
-    used = [(part, sign) for part, sign in zip(parts, signs, strict=True) if sign]
+    used = [(parts[i], signs[i]) for i in np.argsort(basis) if signs[i]]
     off = np.abs(values[:, j] - values[:, basis] @ signs).max()
     scale = np.abs(values[:, [j, *basis]]).max()
     # Half a unit of the last digit of each; of whole numbers, which add up without rounding, as well.

@@ -100,9 +100,8 @@ def quality_report(
     shape, trend = shape_errors(rows, made), trend_errors(rows, made)
     held_shape = None if held is None else shape_errors(rows, held)
     held_trend = None if held is None else trend_errors(rows, held)
-    density, coverage = density_coverage(
-        *_points_together(rows, [part.part(max_rows, rng) for part in (rows, made)]), k=5
-    )
+    near = _points_together(rows, [part.part(max_rows, rng) for part in (rows, made)])
+    density, coverage = density_coverage(near[0], near[1])
     rare = _rare_levels(rows, made)
     told = [level for level in rare if level.expected >= _EXPECTED]
     return QualityReport(
