@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
+        IdentifierWarning,
         LoadError,
         SourceError,
         SourceWarning,
@@ -78,6 +79,7 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "IdentifierWarning",
     "LoadError",
     "LogNormal",
     "MixtureOfGaussians",

@@ -18,7 +18,7 @@ from skvae.data.table import Table
 _MIN_VALUES = 50
 # Whole numbers that are all distinct are an identifier if they are nearly consecutive, or carry this word.
 _MAX_GAP = 2.0
-_NAMED = re.compile(r"(^|[_\W])(id|uuid|guid|key|index|row|rownum|nr|no)($|[_\W])|Id$|ID$", re.IGNORECASE)
+_NAMED = re.compile(r"(?i:(^|[_\W])(id|uuid|guid|key|index|row|rownum|nr|no)($|[_\W]))|[a-z](Id|ID)$")
 # Text is free, not a set of levels, if so many of its entries are distinct and so many words long.
 _FREE_SHARE, _FREE_WORDS = 0.5, 3.0
 

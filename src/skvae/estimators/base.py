@@ -26,13 +26,14 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.data.identifiers import identifiers
 from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
-from skvae.exceptions import ConstantColumnWarning
+from skvae.exceptions import ConstantColumnWarning, IdentifierWarning
 from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
 from skvae.model.networks import Custom, network
@@ -138,6 +139,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
+            _warn_of_identifiers(table, kinds)
             schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
             settings = settle(params, schema.modelled, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
@@ -428,3 +430,14 @@ def _joined(before: History, after: History) -> History:
         "n_steps": after.info["n_steps"] + done,
     }
     return History([*before.epochs, *epochs], before.info | after.info | totals)
+
+
+def _warn_of_identifiers(table: RawTable, kinds: Mapping[Any, str]) -> None:
+    for found in identifiers(table, kinds):
+        usual = "integer" if found.what == "identifier" and not found.example.startswith('"') else "categorical"
+        warnings.warn(
+            f"{found}; there is nothing to learn of it: drop it and number the rows afresh "
+            f"afterwards, or, if it is to be modelled, say so with column_kinds={{{found.name!r}: {usual!r}}}",
+            IdentifierWarning,
+            stacklevel=4,
+        )

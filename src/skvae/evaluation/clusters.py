@@ -15,6 +15,7 @@ from sklearn.manifold import trustworthiness
 from sklearn.metrics import accuracy_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.validation import check_consistent_length
 
 
 def clustering_accuracy(y_true: Any, y_pred: Any) -> float:
@@ -44,6 +45,7 @@ def clustering_accuracy(y_true: Any, y_pred: Any) -> float:
     >>> clustering_accuracy(["a", "a", "b", "b"], [1, 1, 0, 1])
     0.75
     """
+    check_consistent_length(y_true, y_pred)
     counts = contingency_matrix(y_true, y_pred)
     rows, columns = linear_sum_assignment(-counts)
     return float(counts[rows, columns].sum() / counts.sum())
