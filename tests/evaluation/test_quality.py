@@ -188,6 +188,18 @@ def test_coordinates_make_columns_count_alike():
     assert points[:, n_before - 1].std() == pytest.approx(1)  # y, without holes
 
 
+def test_rare_ones_of_many_levels_are_one():
+    frame = pd.DataFrame({"k": [*(f"n{i:03}" for i in range(300) for _ in range(2 if i < 200 else 1)), None]})
+    tables = read_tables(frame, pd.DataFrame({"k": ["n000", "n001", "n298", "n299", "new"] * 4}))
+    points = coordinates(tables.real, tables.synthetic)[:5]
+    apart = np.linalg.norm(points[:, None] - points, axis=2) > 0.5
+    assert points.shape[1] == 202
+    assert (
+        apart.astype(int).tolist()
+        == (1 - np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]] + [[0, 0, 1, 1, 1]] * 3)).tolist()
+    )
+
+
 def test_fresh_rows_pass(report):
     assert report.two_sample_auc == pytest.approx(0.5, abs=0.06)
     assert report.closest_share == pytest.approx(0.5, abs=0.08)
@@ -387,6 +399,12 @@ WRONG = {
         ColumnError,
         "column 'level' has fewer than two levels in the holdout",
     ),
+    "a target of many levels": (
+        lambda t: (many := t.assign(u=[f"n{i // 2}" for i in range(len(t))]), many, many),
+        {"target": "u"},
+        ColumnError,
+        "column 'u' has 102 levels and cannot be the target; name one with at most 100",
+    ),
     "an identifier as target": (
         lambda t: (t.assign(u=_names(t)), t.assign(u=_names(t)), t.assign(u=_names(t))),
         {"target": "u"},
@@ -417,4 +435,4 @@ def _names(frame):
 def test_what_goes_wrong(case):
     tables, options, error, message = WRONG[case]
     with pytest.raises(error, match=message):
-        quality_report(*tables(table(100)), **options)
+        quality_report(*tables(table(204 if "many" in case else 100)), **options)

@@ -17,6 +17,8 @@ from skvae.exceptions import ColumnError
 
 # What scikit-learn's trees take for categories; of more levels the codes are ordered numbers.
 _MAX_LEVELS = 254
+# A target of more classes would take as many trees at every step.
+MAX_CLASSES = 100
 _FOLDS = 5
 
 
@@ -79,6 +81,11 @@ def _score(trained: Sequence[Rows], test: Rows, target: int, seed: int) -> Targe
     if test.numeric[target]:
         found = [_fit(rows, target, others, seed)[0].predict(test.values[known][:, others]) for rows in trained]
         return TargetScore(column.name, "R²", *(float(r2_score(truth[known], answer)) for answer in found))
+    if column.cardinality > MAX_CLASSES:
+        raise ColumnError(
+            f"column '{column.name}' has {column.cardinality} levels and cannot be the target; name one with at most "
+            f"{MAX_CLASSES}"
+        )
     known &= truth < column.cardinality  # a level the real table lacks cannot be learned of it
     levels = np.unique(truth[known])
     if len(levels) < 2:

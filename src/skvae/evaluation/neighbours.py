@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 from skvae.data.columns import Kind
 from skvae.evaluation.tables import Rows
 
+# Rarer levels of a column with more are one.
+_MAX_LEVELS = 200
 # Distances held at a time.
 _BLOCK = 2**22
 # Squared distances differ by rounding errors of about this size, relative to the rows' squared lengths.
@@ -21,8 +23,8 @@ def coordinates(real: Rows, rows: Rows) -> np.ndarray:
     """Rows as points: one coordinate per number and one per level, so that columns count alike.
 
     Numbers and dates are standardised by the real table; a level is a one-hot vector divided by √2, so that two
-    different levels are 1 apart. A missing number is the mean and, in a coordinate of its own, 1 away from those
-    that are not.
+    different levels are 1 apart (of more than 200 levels, all but the 200 most frequent are one). A missing number is
+    the mean and, in a coordinate of its own, 1 away from those that are not.
 
     Returns
     -------
@@ -42,8 +44,20 @@ def coordinates(real: Rows, rows: Rows) -> np.ndarray:
         elif column.kind != Kind.CONSTANT:
             # One more for levels that the real table lacks, one for missing.
             codes = np.where(missing, column.cardinality + 1, np.nan_to_num(values)).astype(np.int64)
-            parts.append(np.eye(column.cardinality + 2)[codes] / np.sqrt(2))
+            place, size = _places(reference, column.cardinality)
+            parts.append(np.eye(size)[place[codes]] / np.sqrt(2))
     return np.hstack(parts)
+
+
+def _places(reference: np.ndarray, cardinality: int) -> tuple[np.ndarray, int]:
+    """The coordinate of each level, of none, and of a missing entry; and how many coordinates there are."""
+    if cardinality <= _MAX_LEVELS:
+        return np.arange(cardinality + 2), cardinality + 2
+    counts = np.bincount(reference[~np.isnan(reference)].astype(np.int64), minlength=cardinality)
+    place = np.full(cardinality + 2, _MAX_LEVELS)
+    place[np.argsort(-counts, kind="stable")[:_MAX_LEVELS]] = np.arange(_MAX_LEVELS)
+    place[-1] = _MAX_LEVELS + 1
+    return place, _MAX_LEVELS + 2
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skvae.evaluation.constraints import constraint_rates, constraints_of
-from skvae.evaluation.learners import TargetScore, target_scores, two_sample_auc
+from skvae.evaluation.learners import MAX_CLASSES, TargetScore, target_scores, two_sample_auc
 from skvae.evaluation.neighbours import Closeness, closeness, coordinates, density_coverage
 from skvae.evaluation.report import ColumnQuality, PairQuality, QualityReport, RareLevel
 from skvae.evaluation.shapes import shape_errors
@@ -55,7 +55,7 @@ def quality_report(
     holdout : the same, [h, C], optional
         Real rows that the model has not seen.
     target : column name, position, or list of them, optional
-        What is to be predicted from the other columns; the last column if not given.
+        What is to be predicted from the other columns; the last column if not given. At most 100 levels.
     column_kinds : mapping of column name (or position) to kind, optional
         As in `VAE`, where another kind than the one inferred from the real table is wanted.
     max_rows : int
@@ -137,7 +137,8 @@ def _targets(tables: Tables, target: Any) -> list[int]:
         return []
     names = [column.name for column in tables.real.columns]
     if target is None:
-        return [len(names) - 1] if len(names) > 1 else []
+        usable = [j for j, column in enumerate(tables.real.columns) if column.cardinality <= MAX_CLASSES]
+        return usable[-1:] if len(names) > 1 else []
     positions = []
     for key in target if isinstance(target, list | tuple) else [target]:
         if str(key) in names:
