@@ -3,8 +3,7 @@
 python ctgan_fit.py '{"train": path, "out": path, "discrete": [names], "rows": n, "seed": s, "epochs": 300}'
 
 Tables are csv or parquet files without missing entries; `discrete` names the columns of levels. Prints JSON, the
-seconds that fitting and drawing took: {"seconds": …, "fit_seconds": …}. Of a row count for `rows` as a list, several
-tables would be needed: call it again with another seed.
+seconds that fitting and drawing took: {"seconds": …, "fit_seconds": …}.
 
 ctgan is under the Business Source Licence 1.1. It runs in an environment of its own, which this script makes on first
 use, and is no dependency of the package.
