@@ -21,7 +21,7 @@ from skvae import VAE, cli, shell
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2"
-COMMANDS = ("fit", "transform", "reconstruct", "sample", "predict", "score", "impute", "info", "diagnose")
+COMMANDS = ("fit", "transform", "reconstruct", "sample", "predict", "score", "impute", "info", "diagnose", "evaluate")
 
 
 def table(n=60):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skvae.cli_evaluate import evaluate
 from skvae.cli_plots import plot
 from skvae.shell import (
     AsJson,
@@ -472,6 +473,9 @@ def diagnose(
     vae, rows, _ = _asked(model, data, "-", None, part)
     diagnosis = vae.diagnose(rows, n_draws)
     typer.echo(json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False) if as_json else str(diagnosis))
+
+
+app.command()(evaluate)
 
 
 def _asked(

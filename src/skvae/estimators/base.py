@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.data.identifiers import identifiers
 from skvae.data.image import Images, is_folder, read_images
 from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
@@ -34,7 +35,7 @@ from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
-from skvae.exceptions import ConstantColumnWarning
+from skvae.exceptions import ConstantColumnWarning, IdentifierWarning
 from skvae.inference.latent_density import fit_latent_density
 from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
@@ -169,6 +170,8 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
+            if isinstance(table, RawTable):
+                _warn_of_identifiers(table, params["column_kinds"] or {})
             schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
             settings = settle(params, schema, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
@@ -505,3 +508,14 @@ def _joined(before: History, after: History) -> History:
         "n_steps": after.info["n_steps"] + done,
     }
     return History([*before.epochs, *epochs], before.info | after.info | totals)
+
+
+def _warn_of_identifiers(table: RawTable, kinds: Mapping[Any, str]) -> None:
+    for found in identifiers(table, kinds):
+        usual = "integer" if found.what == "identifier" and not found.example.startswith('"') else "categorical"
+        warnings.warn(
+            f"{found}; there is nothing to learn of it: drop it and number the rows afresh "
+            f"afterwards, or, if it is to be modelled, say so with column_kinds={{{found.name!r}: {usual!r}}}",
+            IdentifierWarning,
+            stacklevel=4,
+        )

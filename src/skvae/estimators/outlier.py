@@ -240,7 +240,7 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
     def _asked(self, X: Any) -> tuple[Any, Batch, np.ndarray]:
         """The rows, read and encoded, and the entries that their columns never held at fit, bool [n, n_features]."""
         vae = self.vae_
-        table = vae._table(X)
+        table: Any = vae._table(X)
         unknown = np.zeros((table.n_rows, self.n_features_in_), dtype=bool)
         if self.handle_unknown != "unlikely":
             return table, vae._encode(table), unknown
