@@ -25,6 +25,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/density.py
 	$(BIN)/python benchmarks/supervised.py
+	$(BIN)/python benchmarks/tables.py
 
 figure: $(STAMP)
 	$(BIN)/python examples/figure.py docs/figure.png

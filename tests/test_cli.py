@@ -151,7 +151,14 @@ def test_several_imputations(vae):
 
 def test_info(vae):
     text = done("info m.vae").stdout
-    for piece in (repr(vae), repr(vae.schema_), "latent_dim     2", "StandardNormal()", "ELBO()", repr(vae.history_)):
+    for piece in (
+        repr(vae),
+        repr(vae.schema_),
+        "latent_dim       2",
+        "StandardNormal()",
+        "ELBO()",
+        repr(vae.history_),
+    ):
         assert piece in text
     facts = json.loads(done("info m.vae --json").stdout)
     assert facts["settings"] == vae.settings_
