@@ -6,9 +6,9 @@ Two thirds of the rows train, one third tests; as many rows are generated as tes
 the AUC of boosted trees that tell generated rows from test rows, the share of generated rows closer to a training row
 than to a test row, and the share of rare levels that appear at 0.5 to 2 times their rate.
 
-For conditions on Adult (of one, two or three columns, drawn at random, each with 400 rows or more that meet them), the
-mean total variation over the other columns (20 bins for numbers) between generated rows and one half of the matching
-real ones, as many as the other half, against that between the two halves.
+For conditions on Adult (on one, two or three columns, drawn at random, such as 400 rows or more meet), the mean total
+variation over the other columns (20 bins for numbers) between generated rows and one half of the matching real ones,
+as many as the other half, against that between the two halves.
 
     python benchmarks/tables.py [--seeds 3] [--first 0] [--data adult california ccpp] [--quality default]
         [--sections report conditions] [--conditions 20]
