@@ -27,6 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/supervised.py
 	$(BIN)/python benchmarks/imputation.py
 	$(BIN)/python benchmarks/outliers.py
+	$(BIN)/python benchmarks/tables.py
 
 figure: $(STAMP)
 	$(BIN)/python examples/figure.py docs/figure.png

@@ -24,7 +24,8 @@ CHOICES = ("auto", "mixture", "flow")
 # With fewer rows the noise of the comparison would decide.
 _MIN_ROWS = 300
 # Latents that a density is fitted to, of so many draws for each row at most, and of held-out rows.
-_MAX_LATENTS, _MAX_DRAWS, _N_HELD_OUT = 30_000, 5, 4_096
+_MAX_LATENTS = {"fast": 10_000, "default": 30_000, "high": 120_000}
+_MAX_DRAWS, _N_HELD_OUT = 5, 4_096
 _HELD_OUT_SHARE = 0.2
 # Nats that are not worth another density.
 _MIN_LEAD = 0.01
@@ -32,7 +33,7 @@ _MIN_LEAD = 0.01
 _COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
     "fast": {"diagonal": (10, 40), "full": (1,)},
     "default": {"diagonal": (10, 40), "full": (1, 10)},
-    "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 40, 100)},
+    "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 40)},
 }
 _LATENTS_PER_COMPONENT = 30
 _MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
@@ -123,7 +124,7 @@ def fit_latent_density(
         order = torch.randperm(len(train), generator=noise.stream("density rows"), device=noise.device)
         n_held_out = max(1, round(_HELD_OUT_SHARE * len(train)))
         train, validation = train.rows(order[n_held_out:]), train.rows(order[:n_held_out])
-    z = _latents(model, train, _MAX_LATENTS, noise.stream("density latents"))
+    z = _latents(model, train, _MAX_LATENTS[quality], noise.stream("density latents"))
     held_out = _latents(model, validation, _N_HELD_OUT, noise.stream("density held out"))
     z, held_out = z[z.isfinite().all(1)], held_out[held_out.isfinite().all(1)]
     scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
