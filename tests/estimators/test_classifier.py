@@ -277,11 +277,13 @@ def test_auto_takes_what_predicts_held_out_labels_best():
     model = small(structure="auto", target_weight="auto", max_epochs=8).fit(X, Y)
     assert {trial["structure"] for trial in model.trials_} == {"m2", "joint"}
     assert len({trial["target_weight"] for trial in model.trials_}) > 1
-    (chosen,) = [
+    of_chosen = [
         trial
         for trial in model.trials_
         if (trial["structure"], trial["target_weight"]) == (model.structure_, model.target_weight_)
     ]
+    chosen, final = of_chosen
+    assert (chosen["max_epochs"], final["max_epochs"]) == (2, 8)
     assert chosen["log_p_y"] >= model.trials_[0]["log_p_y"]  # the default gives way only to what is better
     info = model.history_.info
     assert (info["structure"], info["target_weight"]) == (model.structure_, model.target_weight_)

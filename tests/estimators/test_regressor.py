@@ -259,16 +259,27 @@ def test_auto_takes_what_predicts_held_out_targets_best():
     model = small(structure="auto", target_weight="auto", max_epochs=8).fit(X, Y)
     assert {trial["structure"] for trial in model.trials_} == set(STRUCTURES)
     assert len({trial["target_weight"] for trial in model.trials_}) > 1
-    (chosen,) = [
+    of_chosen = [
         trial
         for trial in model.trials_
         if (trial["structure"], trial["target_weight"]) == (model.structure_, model.target_weight_)
     ]
+    chosen, final = of_chosen
+    assert (chosen["max_epochs"], final["max_epochs"]) == (2, 8)
     assert chosen["log_p_y"] >= model.trials_[0]["log_p_y"]  # the default gives way only to what is better
     info = model.history_.info
     assert (info["structure"], info["target_weight"]) == (model.structure_, model.target_weight_)
     few = small(structure="auto", target_weight="auto", max_epochs=2).fit(X[:60], Y[:60])
     assert few.trials_ == []
+
+
+def test_the_longer_plan_is_kept_only_if_it_predicts_better():
+    model = small(structure="joint", max_epochs="auto", patience=3).fit(X, Y)
+    short, *longer = model.trials_
+    overfits = model.history_.info["stopped"] == "early" if not longer else False
+    assert longer or overfits or model.history_.info["best_epoch"] <= 0.75 * short["max_epochs"]
+    best = max(model.trials_, key=lambda trial: trial["log_p_y"])
+    assert model.vae_.settings_["max_epochs"] == best["max_epochs"]
 
 
 def test_the_best_epoch_is_that_of_held_out_targets(prior_model):

@@ -206,7 +206,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 likelihood = Table(pixel_likelihood(schema.pixel))
         objective = resolve(Objective, params["objective"], "objective")
         make: Callable[..., LatentVariableModel] = LatentVariableModel
+        encoder = body
         if self._task is not None:
+            if isinstance(body, MLP):
+                encoder = MLP(body.hidden_sizes, dropout=self._task.dropout)
             self._task.check(objective)
             objective, make = Supervised(objective, self._task.weight), self._task.model
         objective.check()
@@ -215,7 +218,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             model = make(
                 schema.modelled,
                 latent_dim=settings.latent_dim,
-                encoder=network(params["encoder"], body, "encoder"),
+                encoder=network(params["encoder"], encoder, "encoder"),
                 decoder=network(params["decoder"], body.reversed(), "decoder"),
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),

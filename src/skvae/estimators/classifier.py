@@ -74,7 +74,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     structure_ : str
     target_weight_ : float
     trials_ : list of dict
-        Held-out log p(y|x), in nats, of each candidate that "auto" tried.
+        Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
+        planned epochs, and the chosen one for all of them, unless the quarter was already too long.
     temperature_ : float
         By which the log-odds are divided: fitted on the rows that stopped the training (Guo, Pleiss, Sun & Weinberger
         2017), 1 where there were none.

@@ -69,7 +69,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     structure_ : str
     target_weight_ : float
     trials_ : list of dict
-        Held-out log p(y|x), in nats, of each candidate that "auto" tried.
+        Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
+        planned epochs, and the chosen one for all of them, unless the quarter was already too long.
     target_likelihood_ : Table
         What each target got as likelihood.
     latent_direction_ : ndarray [latent_dim], or [n_targets, latent_dim]

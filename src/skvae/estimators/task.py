@@ -29,6 +29,8 @@ class Task:
         Whether rows without a target are learned from.
     piecewise : bool
         Whether numeric columns enter by their quantile bins too (see `Embedding`).
+    dropout : float
+        Share of the units of the encoder, where it is the estimator's own perceptron, that are dropped in training.
     """
 
     structure: str
@@ -37,6 +39,7 @@ class Task:
     weight: float
     partly_labelled: bool
     piecewise: bool = True
+    dropout: float = 0.0
 
     def check(self, objective: Objective) -> None:
         """Refuse an objective that the structure cannot have."""
@@ -75,6 +78,7 @@ class Task:
             "weight": self.weight,
             "partly_labelled": self.partly_labelled,
             "piecewise": self.piecewise,
+            "dropout": self.dropout,
         }
 
     @classmethod
@@ -86,4 +90,5 @@ class Task:
             state["weight"],
             state["partly_labelled"],
             state["piecewise"],
+            state["dropout"],
         )
