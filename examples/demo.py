@@ -19,18 +19,19 @@ from rich.table import Table
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.decomposition import PCA
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingRegressor, IsolationForest, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.semi_supervised import LabelSpreading
 
 import skvae
-from skvae import VAE, VAEClassifier, VAERegressor
+from skvae import VAE, VAEClassifier, VAEOutlierDetector, VAERegressor
+from skvae.evaluation import quality_report
 
 console = Console(width=110)
 
@@ -260,6 +261,11 @@ def mixed_table():
         vae.save(path)
         size = sum(file.stat().st_size for file in path.iterdir())
         again = skvae.load(path)
+    conditions(vae, train)
+    console.print(
+        f"\n[bold]How good are the rows? As many as are held out[/bold]\n{quality_of(vae, train, test)}",
+        highlight=False,
+    )
     rows = [
         ("transform", np.array_equal(again.transform(test), vae.transform(test))),
         ("score_samples", np.array_equal(again.score_samples(test), vae.score_samples(test))),
@@ -267,6 +273,44 @@ def mixed_table():
         ("sample", again.sample(1000, random_state=0).equals(sample)),
     ]
     show(f"Save and load: a folder of {size / 1024:.0f} KiB", ("answer", "identical"), rows)
+
+
+def quality_of(vae, train, test):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of levels too rare to be compared
+        return quality_report(train, vae.sample(len(train), random_state=2), test, target="cultivar")
+
+
+def conditions(vae, frame):
+    """Rows for given values, ranges and sets, next to the real rows that meet them."""
+    wanted = {"cultivar": {"A", "B"}, "alcohol": "medium", "magnesium": (80, 110)}
+    drawn, report = vae.sample(500, conditions=wanted, return_report=True, random_state=0)
+    real = frame[
+        frame["cultivar"].isin(["A", "B"]) & (frame["alcohol"] == "medium") & frame["magnesium"].between(80, 110)
+    ]
+    rows = [
+        (name, summary(real[name]), summary(drawn[name])) for name in ("cultivar", "magnesium", "flavanoids", "shade")
+    ]
+    show(
+        "Generate under conditions: cultivar A or B, medium alcohol, magnesium from 80 to 110",
+        ("column", f"the {len(real)} real rows that meet them", "500 samples"),
+        rows,
+        f"effective sample size {report.effective_size:.0f} of {report.n_proposed}; all samples meet the conditions",
+    )
+
+
+def outliers():
+    """Learn what benign tumours are like; held-out malignant ones should look odd, without having been seen."""
+    X, X_test, y, y_test = halves(*load_breast_cancer(return_X_y=True))
+    benign = X[y == 1]
+    detector = VAEOutlierDetector(quality="fast", random_state=0).fit(benign)
+    others = IsolationForest(random_state=0).fit(benign), LocalOutlierFactor(novelty=True).fit(benign)
+    rows = [
+        (type(model).__name__, roc_auc_score(y_test, model.score_samples(X_test))) for model in (detector, *others)
+    ]
+    show(
+        "Detect: tumours unlike the benign ones seen at fit, AUC on held-out rows", ("model", "malignant found"), rows
+    )
 
 
 def summary(column):
@@ -305,6 +349,7 @@ def main():
     impute(fitted)
     regression()
     classification()
+    outliers()
     diagnose(fitted)
     mixed_table()
     console.print(f"\n{time.perf_counter() - start:.0f} s in all")
