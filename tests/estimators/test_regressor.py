@@ -263,6 +263,7 @@ def test_auto_takes_what_predicts_held_out_targets_best():
         trial
         for trial in model.trials_
         if (trial["structure"], trial["target_weight"]) == (model.structure_, model.target_weight_)
+        and trial["dropout"] == model._task.dropout
     ]
     chosen, final = of_chosen
     assert (chosen["max_epochs"], final["max_epochs"]) == (2, 8)

@@ -131,17 +131,17 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         short = planned | {"max_epochs": max(1, round(_TRIAL * planned["max_epochs"]))}
         structures = self._candidates(task.partly_labelled) if params["structure"] == "auto" else []
         weights = [task.weight, task.weight * _LIGHTER] if params["target_weight"] == "auto" else []
-        tried: dict[tuple[str, float, int], tuple[VAE, np.ndarray]] = {}
+        tried: dict[tuple[str, float, float, int], tuple[VAE, np.ndarray]] = {}
 
         def trained(candidate: Task, settings: dict[str, Any]) -> tuple[VAE, np.ndarray]:
             """The model, and log p(y|x) of each held-out row."""
-            key = candidate.structure, candidate.weight, settings["max_epochs"]
+            key = candidate.structure, candidate.weight, candidate.dropout, settings["max_epochs"]
             if key not in tried:
                 trial = _trained(first, candidate, settings, train, validation, seed)
                 log_p = self._predictive_of([trial], validation).log_prob(self._in_units(validation))
                 log_p = np.nan_to_num(log_p.reshape(len(validation), -1).sum(1), nan=-1e6, neginf=-1e6)
                 tried[key] = trial, log_p
-                names = ("structure", "target_weight", "max_epochs", "log_p_y")
+                names = ("structure", "target_weight", "dropout", "max_epochs", "log_p_y")
                 self.trials_.append(dict(zip(names, (*key, float(log_p.mean())), strict=True)))
             return tried[key]
 
@@ -153,6 +153,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             task = better(task, replace(task, structure=structure))
         for weight in weights[1:]:
             task = better(task, replace(task, weight=weight))
+        if structures:  # everything is open; targets without noise are better learned by all units
+            task = better(task, replace(task, dropout=0.0))
         if params["max_epochs"] != "auto":
             return trained(task, planned)[0]
         model, log_p = trained(task, short)
