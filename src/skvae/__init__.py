@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE, VAEClassifier, VAEOversampler, VAERegressor
+    from skvae.estimators import VAE, VAEClassifier, VAEClusterer, VAEOversampler, VAERegressor
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -97,6 +97,7 @@ __all__ = [
     "Table",
     "TrainingError",
     "VAEClassifier",
+    "VAEClusterer",
     "VAEOversampler",
     "VAERegressor",
     "VampPrior",

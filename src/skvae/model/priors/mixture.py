@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from skvae.model.checks import check_whole
+from skvae.model.checks import check, check_whole, is_number
 from skvae.model.likelihoods.base import soft_limit
 from skvae.model.posteriors.normal import LOG_SCALE_LIMIT, NormalFamily, NormalPosterior
 from skvae.model.priors.base import Prior
@@ -57,16 +57,20 @@ class GaussianMixture(Mixture):
     Parameters
     ----------
     n_components : int
+    min_scale : float
+        The smallest σ of a component.
     """
 
     alias = "mixture"
 
-    def __init__(self, n_components: int = 10) -> None:
+    def __init__(self, n_components: int = 10, min_scale: float = math.exp(-LOG_SCALE_LIMIT)) -> None:
         super().__init__()
         self.n_components = n_components
+        self.min_scale = min_scale
 
     def bind(self, latent_dim: int, n_context: int = 0) -> GaussianMixture:
         check_whole(self, "n_components", 1)
+        check(self, "min_scale", lambda v: is_number(v) and 0 < v < 1, "a number in (0, 1)")
         super().bind(latent_dim, n_context)
         self.width = 2 * self.n_components  # in double precision
         self.means = nn.Parameter(math.sqrt(0.5) * torch.randn(self.n_components, latent_dim))
@@ -75,7 +79,18 @@ class GaussianMixture(Mixture):
         return self
 
     def components(self) -> NormalPosterior:
-        return NormalPosterior(self.means, soft_limit(self.raw_log_scales, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT))
+        lower = math.log(self.min_scale)
+        return NormalPosterior(self.means, soft_limit(self.raw_log_scales, lower, LOG_SCALE_LIMIT))
+
+    @torch.no_grad()
+    def place(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Start from the components of another mixture: [K], [K, D] and [K, D]."""
+        lower, upper = math.log(self.min_scale), LOG_SCALE_LIMIT
+        wanted = (0.5 * variances.log()).clamp(lower + 0.01, upper - 0.01)
+        self.means.copy_(means)
+        centre, half = (upper + lower) / 2, (upper - lower) / 2
+        self.raw_log_scales.copy_(half * torch.atanh((wanted - centre) / half) + centre)  # undoes `soft_limit`
+        self.logits.copy_(weights.clamp(min=1e-6).log())
 
     def log_weights(self) -> Tensor:
         return self.logits.log_softmax(0)
