@@ -1,8 +1,8 @@
 """Two-dimensional maps and wider latents: how well do they keep neighbours and classes? Mean ± sd over the seeds.
 
-1-NN and 5-NN are accuracies for test rows that no training has seen, classified by the latents of the training rows;
-trustworthiness and continuity (15 neighbours) are of the map of test rows, at most 2,000. t-SNE cannot map new rows: it
-is given training and test rows together. No label touches training.
+1-NN and 5-NN are accuracies for test rows that no training has seen, classified by the latents of training rows;
+trustworthiness and continuity (15 neighbours) are of the map of test rows, at most 2,000. t-SNE cannot map new rows:
+it is given training and test rows together. No label touches training.
 
     python benchmarks/maps.py [--seeds 5] [--first 0] [--data digits fashion] [--only UMAP …] [--rows 60000]
 """
