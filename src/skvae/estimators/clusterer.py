@@ -206,7 +206,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             with vae._answering(len(piece) * _N_DRAWS):
                 z = vae.model_.encode(piece).rsample(eps)  # [S, B, D]
                 found.append(vae.model_.prior.log_joint(z).softmax(-1).mean(0))  # type: ignore[operator]
-        return to_numpy(torch.cat(found)).astype(np.float64)
+        return to_numpy(torch.cat(found))
 
     def _describe(self, rows: Batch) -> None:
         self.labels_ = self._responsibilities(rows).argmax(1)
@@ -220,10 +220,9 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self._responsibilities(self.vae_._rows(X)).argmax(1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the clusters, E_q[p(k|z)], [n, n_clusters_]."""
+        """Probabilities of the clusters, E_q[p(k|z)], [n, n_clusters_], float32."""
         check_is_fitted(self)
-        p = self._responsibilities(self.vae_._rows(X))
-        return p / p.sum(1, keepdims=True)
+        return self._responsibilities(self.vae_._rows(X))
 
     def transform(self, X: Any) -> np.ndarray:
         """Posterior means of the latents, as `VAE.transform`."""
