@@ -30,7 +30,7 @@ _MAX_AUTO = 20
 _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
-_N_DRAWS, _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 32, 8192, 20_000
+_ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
 class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEParameters):
@@ -136,7 +136,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         z = self._drawn(vae, train)
         self.held_out_bounds_: dict[int, float] = {}
         if wanted != "auto":
-            return self._mixture(z, wanted, seed)
+            # A start, not yet a density: the means show what the draws blur (Jiang et al. 2017, section 3.3).
+            return self._mixture(to_numpy(vae._means(train)).astype(np.float64), wanted, seed)
         order = np.random.default_rng(seed).permutation(len(z))
         n_own = len(z) // 3
         held_out = z[order[:n_own]] if validation is None else self._drawn(vae, validation)
@@ -195,18 +196,19 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             if np.bincount(p.argmax(1), minlength=self.n_clusters_).all():
                 break
             # Components that lost their rows are found anew, with the others, where the rows are now.
-            again = self._mixture(self._drawn(vae, train), self.n_clusters_, seed + 1 + attempt)
+            again = self._mixture(
+                to_numpy(vae._means(train)).astype(np.float64), self.n_clusters_, seed + 1 + attempt
+            )
             prior.place(*(torch.from_numpy(p) for p in (again.weights_, again.means_, again.covariances_)))
 
     def _responsibilities(self, rows: Batch) -> np.ndarray:
-        """E_q[p(k|z)] of each row, [n, K]."""
-        vae, found = self.vae_, []
-        eps = vae._shared_noise(_N_DRAWS).unsqueeze(1)
-        for piece in rows.chunks(_ROWS_AT_ONCE):
-            with vae._answering(len(piece) * _N_DRAWS):
-                z = vae.model_.encode(piece).rsample(eps)  # [S, B, D]
-                found.append(vae.model_.prior.log_joint(z).softmax(-1).mean(0))  # type: ignore[operator]
-        return to_numpy(torch.cat(found))
+        """p(k|z) at the posterior mean of each row, [n, K]."""
+        vae = self.vae_
+        prior = vae.model_.prior
+        assert isinstance(prior, GaussianMixture)
+        z = vae._means(rows)
+        with vae._answering(len(rows)):
+            return to_numpy(prior.log_joint(z).softmax(-1))
 
     def _describe(self, rows: Batch) -> None:
         self.labels_ = self._responsibilities(rows).argmax(1)
@@ -220,7 +222,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self._responsibilities(self.vae_._rows(X)).argmax(1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the clusters, E_q[p(k|z)], [n, n_clusters_], float32."""
+        """Probabilities of the clusters, p(k|z) at the posterior mean, [n, n_clusters_], float32."""
         check_is_fitted(self)
         return self._responsibilities(self.vae_._rows(X))
 
