@@ -28,6 +28,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/clustering.py --data fashion --seeds 5
 	$(BIN)/python benchmarks/maps.py
+	$(BIN)/python benchmarks/imputation.py
+	$(BIN)/python benchmarks/outliers.py
+	$(BIN)/python benchmarks/tables.py
 
 figure: $(STAMP)
 	$(BIN)/python examples/figure.py docs/figure.png

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skvae.cli_evaluate import evaluate
+from skvae.cli_plots import plot
 from skvae.shell import (
     AsJson,
     Data,
@@ -151,7 +153,9 @@ def fit(
 ) -> None:
     """Fit a model to a table and save it.
 
-    Entries may be missing: empty, NA, NaN, null. Columns left out with --drop are passed over in later files.
+    Entries may be missing: empty, NA, NaN, null. Columns left out with --drop are passed over in later files. DATA
+    may also be a folder of image files of one size, or an .npy file of images; answers then go to folders of png
+    files or to .npy files.
 
     With --target the model also predicts that column, from the others: as a number where it holds numbers of more
     than 20 values or with decimals, else as a class. Rows in which it is missing are learned from as well.
@@ -166,6 +170,8 @@ def fit(
       skvae fit houses.csv --target price -o houses.vae
       skvae fit people.csv --target rating --task regression -o people.vae --set structure=joint
       zcat wine.csv.gz | skvae fit -o wine.vae
+      skvae fit photos/ -o photos.vae
+      skvae fit digits.npy -o digits.vae --set "image_shape=(28, 28)"
     """
     params = {name: value_of(text) for name, text in pairs(settings, "--set")}
     kinds = dict(pairs(column_kind, "--column-kind"))
@@ -180,7 +186,7 @@ def fit(
         raise typer.BadParameter("there is nothing to predict; name a column with --target", param_hint="--task")
     own_parts(part)
 
-    from skvae import VAE, cli_targets, persistence
+    from skvae import VAE, cli_images, cli_targets, persistence
 
     if task not in (None, *cli_targets.TASKS):
         raise typer.BadParameter(f"{task!r}: expected one of {cli_targets.TASKS}", param_hint="--task")
@@ -189,9 +195,13 @@ def fit(
     persistence.check_target(Path(output), overwrite=overwrite)
     if not targets or task is not None:  # wrong settings are told before the rows are read
         with_params(VAE() if task is None else cli_targets.estimator_for(task), params)
-    labels = [name for name, kind in kinds.items() if kind == "categorical"]
-    rows = _without(read(data, labels), drop or ())
-    _check_columns(rows, targets, "--target")
+    if cli_images.are_images(data):
+        cli_images.refuse_table_options(**{"target": targets, "drop": drop, "column-kind": kinds})
+        rows: Any = cli_images.read(data, params.get("image_shape"))
+    else:
+        labels = [name for name, kind in kinds.items() if kind == "categorical"]
+        rows = _without(read(data, labels), drop or ())
+        _check_columns(rows, targets, "--target")
     y = None
     if targets:
         rows, y, task = cli_targets.taken(rows, targets, task)
@@ -233,8 +243,8 @@ def reconstruct(
     Examples:
       skvae reconstruct wine.vae wine.csv -o smooth.parquet
     """
-    vae, rows, _ = _asked(model, data, output, format, part)
-    write([vae.reconstruct(rows)], output, format, rows.column_names)
+    vae, rows, _ = _asked(model, data, output, format, part, decoded=True)
+    _write(vae, [vae.reconstruct(rows)], output, format, getattr(rows, "column_names", None))
 
 
 @app.command()
@@ -256,6 +266,15 @@ def sample(
             help="Rows for this value of the model's target; of several targets, each is to be given.",
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Rows that meet it: sex=F, city={Bern,Oslo}, 30<=age<40, income>50000, income= for a missing one; "
+            "may be repeated, and then all are met.",
+        ),
+    ] = None,
     part: Parts = None,
 ) -> None:
     """Generate new rows.
@@ -267,18 +286,21 @@ def sample(
     Examples:
       skvae sample wine.vae -n 1000 -o new.csv
       skvae sample wine.vae -n 10000000 --seed 0 -o new.parquet
+      skvae sample people.vae -n 1000 --where sex=F --where "30<=age<40"
       skvae sample houses.vae -n 100 --target price=250000
       skvae sample wine.vae -n 50 | skvae score wine.vae -
     """
-    from skvae import cli_targets
+    from skvae import cli_conditions, cli_targets
 
-    check_output(output, format)
     fitted = _load(model, part)
-    draw = cli_targets.drawer(fitted, decode, target)
+    of_rows = cli_targets.of_rows(fitted)
+    _check_decoded(of_rows, output, format)
+    conditions = cli_conditions.parsed(where, of_rows.schema_) or None
+    draw = cli_targets.drawer(fitted, decode, target, conditions)
     sizes = [min(_PIECE, n_samples - first) for first in range(0, n_samples, _PIECE)] or [n_samples]
     pieces = (draw(size, random_state) for size, random_state in zip(sizes, _seeds(seed), strict=False))
     with progress(pieces, len(sizes), talks(ctx) and len(sizes) > 1) as shown:
-        write(shown, output, format, [column.name for column in cli_targets.of_rows(fitted).schema_.columns])
+        _write(cli_targets.of_rows(fitted), shown, output, format)
 
 
 @app.command()
@@ -376,13 +398,22 @@ def impute(
       skvae impute wine.vae holes.csv -o complete.csv
       skvae impute wine.vae holes.csv -o draws.parquet --n-imputations 20
     """
-    vae, rows, whole = _asked(model, data, output, format, part)
+    from skvae import cli_images
+
+    vae, rows, whole = _asked(model, data, output, format, part, decoded=True)
+    if cli_images.is_of_images(vae):
+        filled = vae.impute(rows, n_imputations, n_draws)
+        _write(vae, filled if n_imputations else [filled], output, format)
+        return
     if n_imputations is not None and "imputation" in whole.column_names:
         raise ValueError("the table has a column 'imputation' already; rename it")
     filled = vae.impute(rows, n_imputations, n_draws)
     tables = [filled] if n_imputations is None else filled
     completed = (_completed(whole, table, None if n_imputations is None else k) for k, table in enumerate(tables, 1))
     write(completed, output, format, [])
+
+
+app.command()(plot)
 
 
 @app.command()
@@ -444,32 +475,63 @@ def diagnose(
     typer.echo(json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False) if as_json else str(diagnosis))
 
 
+app.command()(evaluate)
+
+
 def _asked(
-    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None
-) -> tuple[VAE, pa.Table, pa.Table]:
+    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None, *, decoded: bool = False
+) -> tuple[VAE, Any, Any]:
     """The model of rows, those it is asked about, and the whole table in which they stand."""
     from skvae import cli_targets
 
-    fitted, rows, whole = _opened(model, data, output, format, part)
+    fitted, rows, whole = _opened(model, data, output, format, part, decoded=decoded)
     return cli_targets.of_rows(fitted), rows, whole
 
 
 def _opened(
-    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None
-) -> tuple[Any, pa.Table, pa.Table]:
-    """The saved estimator, the rows it is asked about, and the whole table in which they stand."""
-    from skvae import cli_targets
+    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None, *, decoded: bool = False
+) -> tuple[Any, Any, Any]:
+    """The saved estimator, the rows it is asked about, and the whole table in which they stand; twice the images, of
+    a model of images. `decoded` says that the answer will be rows of the same kind."""
+    from skvae import cli_images, cli_targets
     from skvae.data import source
 
-    check_output(output, format)
+    if not decoded:
+        check_output(output, format)
     fitted = _load(model, part)
-    schema = cli_targets.of_rows(fitted).schema_
+    vae = cli_targets.of_rows(fitted)
+    schema = vae.schema_
+    if decoded:
+        _check_decoded(vae, output, format)
+    if cli_images.is_of_images(vae):
+        images = cli_images.read(data, schema.layout.shape)
+        return fitted, images, images
     whole = read(data, source.text_columns(schema))
     targets = [name for name in cli_targets.names_of(fitted) if name in whole.column_names]
     spare = len(whole.column_names) > len(schema.columns)
     # Of a model that was fitted to an array, the columns are told by their number.
     rows = whole.drop_columns(targets) if schema.container == "numpy" and spare else whole
     return fitted, source.matched(rows, schema), whole
+
+
+def _check_decoded(vae: VAE, output: str, format: str | None) -> None:
+    """Refuse, before any work is done, what rows like those at fit could not be written to."""
+    from skvae import cli_images
+
+    check = cli_images.check_output if cli_images.is_of_images(vae) else check_output
+    check(output, format)
+
+
+def _write(
+    vae: VAE, answers: Iterable[Any], output: str, format: str | None, names: Sequence[str] | None = None
+) -> None:
+    """Write rows like those at fit; `names` are those of columns, if there are others than at fit."""
+    from skvae import cli_images
+
+    if cli_images.is_of_images(vae):
+        cli_images.write(answers, output, format, vae.schema_)
+    else:
+        write(answers, output, format, names or [column.name for column in vae.schema_.columns])
 
 
 def _load(model: Path, part: Sequence[str] | None) -> Any:

@@ -163,13 +163,21 @@ def _wanted(model: Any, texts: Sequence[str] | None) -> Any:
     return values[0] if len(values) == 1 else np.array([values])
 
 
-def drawer(fitted: Any, decode: str, target: Sequence[str] | None) -> Callable[[int, int | None], Any]:
+def drawer(
+    fitted: Any, decode: str, target: Sequence[str] | None, conditions: Mapping[str, Any] | None = None
+) -> Callable[[int, int | None], Any]:
     """What draws so many rows with a seed, with their targets if the model has some."""
     vae, names = of_rows(fitted), names_of(fitted)
     if not names:
         if target:
             raise typer.BadParameter("the model has no target", param_hint="--target")
-        return lambda size, seed: vae.sample(size, decode=decode, random_state=seed)
+        return lambda size, seed: vae.sample(size, conditions=conditions, decode=decode, random_state=seed)
+    if conditions:
+        raise typer.BadParameter(
+            "rows of a model with a target are drawn for --target alone; fit one without a target, of which the "
+            "target is a column like the others",
+            param_hint="--where",
+        )
     y_wanted = _wanted(fitted, target)
     if y_wanted is not None and decode != "draw":
         raise typer.BadParameter("means are those of all rows; leave --decode on draw", param_hint="--target")

@@ -13,6 +13,18 @@ class ConstantColumnWarning(UserWarning):
     """A column that was constant at fit, and so is not modelled, holds another value now."""
 
 
+class SamplingWarning(UserWarning):
+    """Rows sampled under conditions rest on few latents."""
+
+
+class ImageError(ValueError):
+    """Images cannot be used as they are; names the file or image, the value and the remedy."""
+
+
+class IdentifierWarning(UserWarning):
+    """A column tells rows apart, as identifiers and free text do, so that there is nothing to learn of it."""
+
+
 class TrainingError(RuntimeError):
     """Training broke down and could not recover; names the step, the term and the column."""
 

@@ -192,5 +192,5 @@ def test_the_memory_of_a_step_is_freed_at_once():
 
 def test_architecture_names_every_part():
     model = make_model()
-    assert list(model.architecture()) == ["encoder", "posterior", "prior", "decoder", "likelihood"]
+    assert list(model.architecture()) == ["encoder", "posterior", "prior", "decoder", "likelihood", "missing"]
     assert "latent_dim=2" in repr(model)

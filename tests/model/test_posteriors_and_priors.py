@@ -83,6 +83,7 @@ def make_priors():
         "flow, splines": spread(FlowPrior(2, (8,), transform="spline", passes=2).bind(D)),
         "flow, context": spread(FlowPrior(2, (8,)).bind(D, N_CONTEXT)),
         "conditional": spread(ConditionalNormal().bind(D, N_CONTEXT)),
+        "mixture, full": spread(GaussianMixture(4, covariance="full").bind(D), by=0.5),
     }
     return {
         name: (prior, CONTEXT if name in ("flow, context", "conditional") else None) for name, prior in priors.items()

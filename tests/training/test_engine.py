@@ -3,15 +3,26 @@
 import copy
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import skvae
 from skvae.data import Batch, Column, Kind
 from skvae.model import ELBO, MLP, DiagonalNormal, LatentVariableModel, StandardNormal, Table
 from skvae.model.networks import Custom
 from skvae.training import engine
-from skvae.training.engine import Inputs, Optimizer, Steps, choose_device, compiling_pays, threads_for
+from skvae.training.engine import (
+    Inputs,
+    Optimizer,
+    Steps,
+    choose_device,
+    compiling_pays,
+    has_short_products,
+    short_products,
+    threads_for,
+)
 
 
 def make_net(seed=0):
@@ -231,3 +242,33 @@ def test_compiled_code_is_used_where_a_trial_shows_a_gain(monkeypatch, candidate
     twin, _ = model_and_inputs()
     _, theirs, _ = weights_after(twin, inputs, "recorded", compile=False)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(not has_short_products(), reason="this processor has no products of bfloat16")
+def test_short_products_round_the_factors_alone():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    with short_products(True):
+        short = a @ b
+    rounded = (a.bfloat16().double() @ b.bfloat16().double()).float()
+    torch.testing.assert_close(short, rounded, rtol=1e-4, atol=1e-4)
+    assert (short - a @ b).abs().max() > 1e-3  # and the setting is back
+
+
+@pytest.mark.skipif(not has_short_products(), reason="this processor has no products of bfloat16")
+def test_short_products_are_for_large_steps_and_reach_the_same_bound():
+    X = np.random.default_rng(0).normal(size=(512, 40)) @ np.random.default_rng(1).normal(size=(40, 40))
+    common = {
+        "likelihood": "gaussian",
+        "batch_size": 256,
+        "max_epochs": 10,
+        "early_stopping": False,
+        "random_state": 0,
+    }
+    fits = {
+        (precision, width): skvae.VAE(**common, hidden_sizes=(width,), precision=precision).fit(X)
+        for precision, width in [("auto", 2048), ("float32", 2048), ("auto", 16)]
+    }
+    assert [vae.history_.info["precision"] for vae in fits.values()] == ["bfloat16", "float32", "float32"]
+    short, full = (fits[precision, 2048].elbo(X).mean() for precision in ("auto", "float32"))
+    assert short == pytest.approx(full, abs=0.5)

@@ -205,7 +205,7 @@ def column(kind=Kind.INTEGER, **facts):
         (column(offset=3.0, scale=1.0), {Gaussian, DiscretisedLogistic}),  # varies less than counts do
         (column(offset=3.0, scale=2.0, lower=-1.0), {Gaussian, DiscretisedLogistic}),
         (column(offset=3.0, scale=30.0), {Gaussian, NegativeBinomial, DiscretisedLogistic}),
-        (column(offset=1e5, scale=1e5, spikes=(0.0,)), {Gaussian, DiscretisedLogistic, Spikes}),
+        (column(offset=1e5, scale=1e5, spikes=(0.0,)), {Gaussian, DiscretisedLogistic, QuantileNormal, Spikes}),
         (column(Kind.CONTINUOUS, lower=-1.0), {Gaussian, StudentT, QuantileNormal, MixtureOfGaussians}),
         (column(Kind.CONTINUOUS, lower=1.0), {Gaussian, StudentT, LogNormal, QuantileNormal, MixtureOfGaussians}),
         (column(Kind.DATE, lower=1.0), {Gaussian, StudentT, QuantileNormal, MixtureOfGaussians}),

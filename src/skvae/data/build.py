@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ def build_table(
     entries: Sequence[np.ndarray],
     keep: Table | None = None,
     index: Any = None,
+    holes: Mapping[int, np.ndarray] | None = None,
 ) -> Any:
     """The kind of frame seen at fit, from one array of entries per column.
 
@@ -34,14 +35,18 @@ def build_table(
         are expected in `entries`.
     index : optional
         Row index for a pandas frame; that of `keep` by default.
+    holes : mapping of int to ndarray [n], optional
+        Of columns by position, where an entry is to be missing.
 
     Raises
     ------
     ColumnError
         An entry of `keep` that the column's type cannot hold.
     """
+    holes = holes or {}
     arrays = [
-        _column(column, values, keep, i) for i, (column, values) in enumerate(zip(columns, entries, strict=True))
+        _column(column, values, keep, i, holes.get(i))
+        for i, (column, values) in enumerate(zip(columns, entries, strict=True))
     ]
     if container == "numpy":
         return _build_array(columns[0].dtype, arrays)
@@ -51,7 +56,7 @@ def build_table(
     return _build_polars(columns, table) if container == "polars" else table
 
 
-def _column(column: Column, values: np.ndarray, keep: Table | None, position: int) -> Any:
+def _column(column: Column, values: np.ndarray, keep: Table | None, position: int, hole: np.ndarray | None) -> Any:
     """One Arrow array [n] of the column's own type."""
     whole = parse_type(column.storage)
     kind = value_type(whole)
@@ -61,6 +66,8 @@ def _column(column: Column, values: np.ndarray, keep: Table | None, position: in
         array = pa.array(column.levels, pa.large_string()).take(pa.array(values)).cast(kind)
     else:
         array = from_numbers(np.array(column.levels, dtype=np.float64), kind).take(pa.array(values))
+    if hole is not None:
+        array = pc.if_else(pa.array(hole), pa.scalar(None, array.type), array)
     if keep is not None and not column.is_discrete:
         array = _keep_present(column, array, keep, position)
     if kind == whole:

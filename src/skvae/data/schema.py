@@ -137,7 +137,11 @@ class Schema:
         )
 
     def changed_constants(self, table: Table) -> list[str]:
-        """Names of the columns that were constant at fit and hold another value now.
+        """Names of the columns that were constant at fit and hold another value now; see `changed_entries`."""
+        return [self.columns[i].name for i in self.changed_entries(table)]
+
+    def changed_entries(self, table: Table) -> dict[int, np.ndarray]:
+        """Of the columns that were constant at fit and hold another value now, by position: where, bool [n].
 
         Raises
         ------
@@ -145,7 +149,7 @@ class Schema:
             As `encode` does for columns that hold something else.
         """
         self._check_columns(table)
-        changed = []
+        changed = {}
         for i, column in enumerate(self.columns):
             if column.kind != Kind.CONSTANT:
                 continue
@@ -154,23 +158,32 @@ class Schema:
             if self._roles[i] not in (TEXT, DATE) and differs.any():
                 # Differences that are rounding errors are not another value.
                 level, numbers = float(column.levels[0]), table.numbers[differs, i]
-                differs = np.abs(numbers - level) > 1e-9 * np.abs(numbers)
+                differs[differs] = np.abs(numbers - level) > 1e-9 * np.abs(numbers)
             if differs.any():
-                changed.append(column.name)
+                changed[i] = differs
         return changed
 
-    def decode(self, values: torch.Tensor | np.ndarray, keep: Table | None = None, index: Any = None) -> Any:
+    def decode(
+        self,
+        values: torch.Tensor | np.ndarray,
+        keep: Table | None = None,
+        index: Any = None,
+        given: Mapping[int, np.ndarray] | None = None,
+    ) -> Any:
         """Decode encoded rows.
 
         Parameters
         ----------
         values : array [n, C]
-            Standardised reals and codes of the modelled columns.
+            Standardised reals and codes of the modelled columns; NaN for a hole.
         keep : Table [n, n_columns], optional
             Entries present in this table are returned as they are there; only its holes are filled, and levels
             not seen at fit.
         index : optional
             Row index for a pandas frame; that of `keep` by default.
+        given : mapping of int to ndarray [n], float64, optional
+            Entries of some columns, by position in `columns`, in the units of the data (codes of levels), which take
+            the place of what `values` says; NaN where an entry is to be missing.
 
         Returns
         -------
@@ -189,6 +202,8 @@ class Schema:
             raise ValueError(f"values has shape {encoded.shape}; expected {(n_rows, len(self.modelled))}")
         if keep is not None:
             self._check_columns(keep)
+        holes = np.isnan(encoded)
+        encoded = np.where(holes, 0.0, encoded)
         with np.errstate(over="ignore"):
             numbers = encoded * self._scale + self._offset
         entries = [np.zeros(n_rows, dtype=np.int64)] * len(self.columns)
@@ -202,7 +217,11 @@ class Schema:
                 entries[i] = codes.astype(np.int64)
             else:
                 entries[i] = _round(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
-        return build_table(self.container, self.columns, entries, keep, index)
+        missing = {i: holes[:, j] for j, i in enumerate(self._positions) if holes[:, j].any()}
+        for i, its in (given or {}).items():
+            missing[i] = np.isnan(its)
+            entries[i] = np.where(missing[i], 0.0, its).astype(entries[i].dtype)
+        return build_table(self.container, self.columns, entries, keep, index, missing)
 
     def _check_columns(self, table: Table) -> None:
         """Refuse a table with other columns, or with text where numbers were, or the reverse."""

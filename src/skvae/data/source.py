@@ -330,7 +330,7 @@ def write(pieces: Iterable[pa.Table], target: str | os.PathLike[str] | BinaryIO,
     first = next(pieces)
     pieces = itertools.chain([first], (piece.cast(first.schema) for piece in pieces))
     if isinstance(target, str | os.PathLike):
-        with _replacing(Path(target)) as file, _zipped(file, Path(target)) as out:
+        with replacing(Path(target)) as file, _zipped(file, Path(target)) as out:
             _WRITERS[kind](pieces, first.schema, out)
     elif kind == CSV:
         _write_csv(pieces, first.schema, target)
@@ -342,7 +342,7 @@ def write(pieces: Iterable[pa.Table], target: str | os.PathLike[str] | BinaryIO,
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` once it is complete."""
     path = path.resolve()
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe

@@ -193,6 +193,11 @@ def _read_array(X: Any, min_rows: int, estimator: Any) -> Table:
         X = np.array(X, dtype=object)  # rows of text and numbers: NumPy would make all of it text
     if isinstance(X, np.ma.MaskedArray):
         X = np.where(np.ma.getmaskarray(X), np.nan, X.data)
+    if getattr(X, "ndim", 2) in (3, 4):
+        raise ValueError(
+            f"Found array with dim {X.ndim} (shape={tuple(X.shape)}), while dim <= 2 is required of a table; for "
+            f"images set image_shape={tuple(X.shape[1:])}"
+        )
     array = check_array(
         X,
         dtype=None,

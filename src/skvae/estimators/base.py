@@ -26,15 +26,21 @@ from sklearn.utils.validation import (
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.data.identifiers import identifiers
+from skvae.data.image import Images, is_folder, read_images
+from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
-from skvae.exceptions import ConstantColumnWarning
-from skvae.model import MLP, Likelihood, Network, Objective, Posterior, Prior, Table
+from skvae.exceptions import ConstantColumnWarning, IdentifierWarning
+from skvae.inference.latent_density import fit_latent_density
+from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
+from skvae.model.likelihoods.table import pixel_likelihood
+from skvae.model.missingness import Missingness
 from skvae.model.networks import Custom, network
 from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
@@ -53,9 +59,18 @@ _PARTS = {
     "objective": Objective,
     "encoder": Network,
     "decoder": Network,
+    "missing": Missingness,
+    "latent_density": Prior,
 }
 # What a model is made from; a fit that continues cannot change it.
-_MADE_FROM = (*_PARTS, "latent_dim", "hidden_sizes", "masking", "column_kinds")
+_MADE_FROM = (
+    *(name for name in _PARTS if name != "latent_density"),
+    "latent_dim",
+    "hidden_sizes",
+    "masking",
+    "column_kinds",
+    "image_shape",
+)
 
 
 class also_parameter:
@@ -81,10 +96,9 @@ class also_parameter:
 class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
-    schema_: Schema
+    schema_: Any
     settings_: dict[str, Any]
     model_: LatentVariableModel
-    prior_: Prior
     likelihood_: Table
     history_: History
     n_features_in_: int
@@ -92,8 +106,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _decided: dict[str, Any]
     _task: Task | None = None
 
-    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable:
+    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable | Images:
         """Read X and check the names and number of its columns as scikit-learn does."""
+        if self._takes_images(X, reset):
+            return self._read_images(X, reset, min_rows)
         X = opened(X, None if reset else self.schema_)
         if not reset:
             _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
@@ -103,12 +119,27 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         _check_n_features(self, X, reset=reset)
         return table
 
-    def _table(self, X: Any) -> RawTable:
+    def _takes_images(self, X: Any, anew: bool) -> bool:
+        """Whether X holds images, as a parameter or the rows at fit say; a folder has nothing else."""
+        if not anew:
+            return isinstance(self.schema_, ImageSchema)
+        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X) or isinstance(X, Images)
+
+    def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
+        shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
+        if not isinstance(X, Images):
+            _check_feature_names(self, X, reset=reset)
+        images = read_images(X, shape, min_rows=min_rows)
+        if reset:
+            self.n_features_in_ = images.layout.n_pixels
+        return images
+
+    def _table(self, X: Any) -> RawTable | Images:
         """Read X for a question to the fitted model."""
         check_is_fitted(self)
         return self._read(X)
 
-    def _encode(self, table: RawTable) -> Batch:
+    def _encode(self, table: Any) -> Batch:
         """Rows on the model's device."""
         changed = self.schema_.changed_constants(table)
         if changed:
@@ -129,17 +160,20 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
         check_parameters(params)
-        kinds = params["column_kinds"] or {}
-        labels = [str(name) for name, kind in kinds.items() if kind == Kind.CATEGORICAL]
-        X = opened(X, None if anew else self.schema_, text=labels)
+        if self._takes_images(X, anew):
+            X = self._read(X, reset=anew)
+        else:
+            X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
-            schema = Schema.infer(table, params["column_kinds"], Table(params["likelihood"]).kinds)
-            settings = settle(params, schema.modelled, table.n_rows)
+            if isinstance(table, RawTable):
+                _warn_of_identifiers(table, params["column_kinds"] or {})
+            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            settings = settle(params, schema, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
             self._continue(params, table.n_rows)
@@ -149,17 +183,27 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if target is not None:
             rows = replace(rows, target=target.to(rows.values.device))
         rows = _weighted(rows, weight)
-        if anew and (made := choose(schema.modelled, self.likelihood_.undecided(schema.modelled), rows, seed)):
+        undecided = self.likelihood_.undecided(schema.modelled) if anew and isinstance(schema, Schema) else []
+        if made := choose(schema.modelled, undecided, rows, seed) if undecided else {}:
             self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
             self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
         return rows, seed
 
     def _assemble(
-        self, schema: Schema, settings: Settings, seed: int, chosen: Mapping[str, Likelihood] | None = None
+        self,
+        schema: Schema | ImageSchema,
+        settings: Settings,
+        seed: int,
+        chosen: Mapping[str, Likelihood] | None = None,
     ) -> None:
         """Make the untrained model, with the likelihoods chosen for columns that are left to "auto"."""
         params = self.get_params(deep=False)
-        body = MLP(settings.hidden_sizes)
+        body = ConvNet() if settings.hidden_sizes is None else MLP(settings.hidden_sizes)
+        image_shape, likelihood = None, Table(params["likelihood"], chosen)
+        if isinstance(schema, ImageSchema):
+            image_shape = schema.image_shape
+            if params["likelihood"] == "auto":
+                likelihood = Table(pixel_likelihood(schema.pixel))
         objective = resolve(Objective, params["objective"], "objective")
         make: Callable[..., LatentVariableModel] = LatentVariableModel
         if self._task is not None:
@@ -175,14 +219,15 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 decoder=network(params["decoder"], body.reversed(), "decoder"),
                 posterior=resolve(Posterior, params["posterior"], "posterior"),
                 prior=resolve(Prior, params["prior"], "prior"),
-                likelihood=Table(params["likelihood"], chosen),
+                likelihood=likelihood,
+                missing=resolve(Missingness, params["missing"], "missing"),
+                image_shape=image_shape,
                 masks=settings.masking > 0 or any(column.missing for column in schema.modelled),
             )
         self.__dict__.pop("history_", None)
         self.schema_ = schema
         self.settings_ = settings.to_dict()
         self.model_ = model.to(device).eval()
-        self.prior_ = model.prior
         self.likelihood_ = model.likelihood
         self._decided = {}
         self._objective = objective.to(device)
@@ -208,13 +253,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
                     "fit a new one with warm_start=False"
                 )
-        now = settle(params, self.schema_.modelled, n_rows)
+        now = settle(params, self.schema_, n_rows)
         self.settings_ = replace(
             Settings.from_dict(self.settings_),
             max_epochs=now.max_epochs,
             batch_size=now.batch_size,
             learning_rate=now.learning_rate,
             patience=now.patience,
+            latent_density=now.latent_density,
         ).to_dict()
 
     def _split(self, rows: Batch) -> tuple[Batch, Batch | None]:
@@ -235,6 +281,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             decay=decay,
             patience=self.settings_["patience"],
             masking=self.settings_["masking"],
+            precision=params["precision"],
             compile=params["compile"],
             verbose=params["verbose"],
         )
@@ -243,6 +290,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 self._objective.prepare(self.model_, train)
             self._objective.load_state_dict(self._saved_objective)
             self._saved_objective = None
+        self.model_.latent_density = None  # it is that of other weights
         # Without a history the estimator is not fitted: half-trained weights answer nothing.
         before = self.__dict__.pop("history_", None)
         history, self._optimizer_state = fit(
@@ -259,6 +307,29 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
         history.info |= self._decided
         self.history_ = history if before is None else _joined(before, history)
+
+    def _fit_latent_density(self, train: Batch, validation: Batch | None, seed: int) -> None:
+        """Give the trained model a density of its latents, if one is wanted and better than its prior."""
+        choice = self.settings_["latent_density"]
+        self.history_.info.pop("latent_density", None)
+        if choice is None or not self.model_.has_free_latents:
+            return
+        if choice == "given":
+            choice = self.get_params(deep=False)["latent_density"]
+        found = fit_latent_density(
+            self.model_, train, validation, choice, self.get_params(deep=False)["quality"], Noise(seed, self._device)
+        )
+        if found is None:
+            return
+        self.history_.info["latent_density"] = found.to_dict()
+        if found.prior is not self.model_.prior:
+            self.model_.latent_density = found.prior
+
+    @property
+    def prior_(self) -> Prior:
+        """p(z) of all that is generated, completed and scored: the density fitted to the latents after training, or
+        the prior of training, `model_.prior`, where none was better."""
+        return self.model_.density
 
     @contextlib.contextmanager
     def _answering(self, n_latents: int) -> Iterator[None]:
@@ -358,14 +429,18 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "n_features_in": self.n_features_in_,
             "has_feature_names": hasattr(self, "feature_names_in_"),
             "task": None if self._task is None else self._task.to_dict(),
+            "latent_density": persistence.encode(self.model_.latent_density),
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
-        schema = Schema.from_dict(state["schema"])
+        schema = schema_from_dict(state["schema"])
         chosen = {name: persistence.decode(part) for name, part in state.get("likelihood", {}).items()}
         if state.get("task") is not None:
             self._task = Task.from_dict(state["task"])
         self._assemble(schema, Settings.from_dict(state["settings"]), state["noise_seed"], chosen)
+        density = persistence.decode(state.get("latent_density"))
+        if density is not None:
+            self.model_.latent_density = density.bind(self.model_.latent_dim).requires_grad_(False).to(self._device)
         self.history_ = History.from_dict(state["history"])
         self.n_features_in_ = state["n_features_in"]
         if state["has_feature_names"]:
@@ -388,6 +463,11 @@ def copy_features(fitted: Any, other: Any) -> None:
     for name in ("n_features_in_", "feature_names_in_"):
         if name in vars(fitted):
             setattr(other, name, getattr(fitted, name))
+
+
+def labelled_columns(column_kinds: Mapping[Any, str] | None) -> list[str]:
+    """The columns that are to be read as text from a csv file, whatever they look like."""
+    return [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -428,3 +508,14 @@ def _joined(before: History, after: History) -> History:
         "n_steps": after.info["n_steps"] + done,
     }
     return History([*before.epochs, *epochs], before.info | after.info | totals)
+
+
+def _warn_of_identifiers(table: RawTable, kinds: Mapping[Any, str]) -> None:
+    for found in identifiers(table, kinds):
+        usual = "integer" if found.what == "identifier" and not found.example.startswith('"') else "categorical"
+        warnings.warn(
+            f"{found}; there is nothing to learn of it: drop it and number the rows afresh "
+            f"afterwards, or, if it is to be modelled, say so with column_kinds={{{found.name!r}: {usual!r}}}",
+            IdentifierWarning,
+            stacklevel=4,
+        )

@@ -182,7 +182,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         vae._objective.load_state_dict(first._objective.state_dict())
         prior = vae.model_.prior
         assert isinstance(prior, GaussianMixture)
-        prior.place(*(torch.from_numpy(p) for p in (mixture.weights_, mixture.means_, mixture.covariances_)))
+        _place(prior, mixture)
         vae.settings_ = replace(
             settings,
             max_epochs=max(1, round(_JOINT_EPOCHS * settings.max_epochs)),
@@ -199,7 +199,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             again = self._mixture(
                 to_numpy(vae._means(train)).astype(np.float64), self.n_clusters_, seed + 1 + attempt
             )
-            prior.place(*(torch.from_numpy(p) for p in (again.weights_, again.means_, again.covariances_)))
+            _place(prior, again)
 
     def _responsibilities(self, rows: Batch) -> np.ndarray:
         """p(k|z) at the posterior mean of each row, [n, K]."""
@@ -371,3 +371,9 @@ def _entries(rows: Batch) -> np.ndarray:
     """The entries of each row, and which are missing."""
     values = to_numpy(rows.values)
     return values if rows.observed is None else np.column_stack([values, to_numpy(rows.observed)])
+
+
+def _place(prior: GaussianMixture, fit: MixtureFit) -> None:
+    """Let a prior start from a mixture that scikit-learn fitted."""
+    factors = np.sqrt(fit.covariances_)
+    prior.place(*(torch.from_numpy(p).to(prior.means.device) for p in (fit.weights_, fit.means_, factors)))

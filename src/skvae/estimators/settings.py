@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from skvae.data.columns import Column
+from skvae.data.image_schema import ImageSchema
+from skvae.data.schema import Schema
+from skvae.inference.latent_density import check_latent_density
 from skvae.model.checks import is_number
 
 QUALITIES = ("fast", "default", "high")
+PRECISIONS = ("auto", "float32")
 
 # Optimiser steps and width of the hidden layers.
 _STEPS = {"fast": 3_000, "default": 8_000, "high": 40_000}
@@ -28,23 +31,26 @@ class Settings:
     """The values that training used, after "auto" was settled."""
 
     latent_dim: int
-    hidden_sizes: tuple[int, ...]
+    hidden_sizes: tuple[int, ...] | None  # None: convolutions
     max_epochs: int
     batch_size: int
     learning_rate: float
     patience: int
     masking: float
+    latent_density: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "hidden_sizes": list(self.hidden_sizes)}
+        return {**asdict(self), "hidden_sizes": None if self.hidden_sizes is None else list(self.hidden_sizes)}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Settings:
-        return cls(**{**state, "hidden_sizes": tuple(state["hidden_sizes"])})
+        # Models saved before there were densities of the latents have none.
+        sizes = state["hidden_sizes"]
+        return cls(**{"latent_density": None, **state, "hidden_sizes": None if sizes is None else tuple(sizes)})
 
 
-def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Settings:
-    """Settle the parameters of an estimator for `n_rows` training rows of these columns.
+def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int) -> Settings:
+    """Settle the parameters of an estimator for `n_rows` training rows of these columns or images.
 
     Raises
     ------
@@ -52,18 +58,23 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
         A parameter out of range; the message says what is expected.
     """
     check_parameters(params)
-    quality = params["quality"]
+    quality, columns = params["quality"], schema.modelled
+    of_images = isinstance(schema, ImageSchema)
+    if of_images and params["column_kinds"]:
+        raise ValueError("column_kinds is for tables, and all pixels of images are of one kind; leave it out")
     n_features = sum(min(column.cardinality - 1, 4) if column.cardinality > 2 else 1 for column in columns)
 
     def auto(name: str, value: Any) -> Any:
         return value if isinstance(params[name], str) and params[name] == "auto" else params[name]
 
     width = _WIDTH[quality] if n_rows >= 2_000 else 128
-    hidden_sizes = tuple(auto("hidden_sizes", (width, width)))
+    hidden_sizes = auto("hidden_sizes", None if of_images else (width, width))
+    hidden_sizes = None if hidden_sizes is None else tuple(hidden_sizes)
     batch_size = int(auto("batch_size", min(256, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
     steps_per_epoch = max(1, n_rows // batch_size)
     is_linear = hidden_sizes == () and params["encoder"] is None and params["decoder"] is None
     n_steps = _STEPS[quality]
+    masks = not is_linear and len(columns) > 1 and (not of_images or columns[0].missing > 0)
     if not params["early_stopping"] and not is_linear:
         # Nothing then stops a small table from being learned by heart.
         n_steps = min(n_steps, max(_FEWEST_STEPS, _STEPS_PER_ROW * n_rows))
@@ -75,7 +86,9 @@ def settle(params: dict[str, Any], columns: Sequence[Column], n_rows: int) -> Se
         learning_rate=float(auto("learning_rate", 1e-2 if is_linear else 2e-3)),
         patience=int(auto("patience", max(20, math.ceil(_PATIENCE * _STEPS[quality] / steps_per_epoch)))),
         # A linear encoder cannot answer for every subset of columns at once.
-        masking=float(auto("masking", 0.0 if is_linear or len(columns) == 1 else 0.25)),
+        masking=float(auto("masking", 0.25 if masks else 0.0)),
+        # A linear model is asked for as one whose density is known.
+        latent_density=_named(auto("latent_density", None if is_linear else "auto")),
     )
 
 
@@ -83,6 +96,12 @@ def check_parameters(params: dict[str, Any]) -> None:
     """Refuse values out of range and combinations that contradict each other."""
     for name in ("latent_dim", "max_epochs", "batch_size"):
         _check(params, name, lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
+    _check(
+        params,
+        "image_shape",
+        lambda v: v is None or (len(v) in (2, 3) and all(_is_whole(side) and side >= 1 for side in v)),
+        "(height, width), (channels, height, width) or (height, width, channels)",
+    )
     _check(
         params,
         "hidden_sizes",
@@ -95,6 +114,7 @@ def check_parameters(params: dict[str, Any]) -> None:
     _check(params, "patience", lambda v: _is_whole(v) and v >= 1, "'auto' or a whole number ≥ 1")
     _check(params, "quality", lambda v: v in QUALITIES, f"one of {QUALITIES}")
     _check(params, "handle_unknown", lambda v: v in ("error", "missing"), "'error' or 'missing'")
+    _check(params, "precision", lambda v: v in PRECISIONS, f"one of {PRECISIONS}")
     _check(params, "compile", lambda v: isinstance(v, bool), "True, False or 'auto'")
     for name in ("early_stopping", "warm_start"):
         _check(params, name, lambda v: isinstance(v, (bool, np.bool_)), "True or False")
@@ -107,12 +127,18 @@ def check_parameters(params: dict[str, Any]) -> None:
     )
     _check(params, "column_kinds", lambda v: v is None or isinstance(v, Mapping), "None or a dict of column to kind")
     _check(params, "device", _is_device, "'auto', 'cpu' or another device that torch has here, as 'cuda:0'")
+    check_latent_density(params["latent_density"])
     has_sizes = not isinstance(params["hidden_sizes"], str)
     if has_sizes and params["encoder"] is not None and params["decoder"] is not None:
         raise ValueError(
             f"hidden_sizes={params['hidden_sizes']!r} contradicts encoder and decoder, which are both given; "
             "leave hidden_sizes on 'auto'"
         )
+
+
+def _named(latent_density: Any) -> str | None:
+    """As JSON has it; an object is looked up among the parameters."""
+    return latent_density if latent_density is None or isinstance(latent_density, str) else "given"
 
 
 def _check(params: dict[str, Any], name: str, valid: Any, expected: str) -> None:

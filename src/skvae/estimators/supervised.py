@@ -94,6 +94,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         members = [first._sibling(best, seed + k) for k in range(self.n_estimators)]
         for k, member in enumerate(members):
             member._train(_repeated(train), validation, seed + k, decay=True)
+            member._fit_latent_density(train, validation, seed + k)
             member.history_.info |= {"structure": best.structure, "target_weight": best.weight}
         self._finish(members, best, train, validation, calibration)
         return self
@@ -195,6 +196,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             held_out = self._held_out(rows, self.estimators_[0]._noise_seed) if decay else (rows, None, None)
             train, validation, calibration = held_out
             member._train(_repeated(train), validation, seed, decay=decay)
+            if decay:
+                member._fit_latent_density(train, validation, seed)
         self._finish(self.estimators_, self._task, train, validation, calibration)
         return self
 

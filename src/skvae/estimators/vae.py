@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
+from skvae.estimators.conditions import completed_sample, conditional_sample
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -30,14 +31,20 @@ class VAE(BaseVAE):
     ----------
     latent_dim : int or "auto"
         Number of latent dimensions D.
+    image_shape : tuple of int, optional
+        For images: (height, width), or (channels, height, width) or (height, width, channels), the channels being
+        the shorter axis. X then holds uint8 or other numbers, flat or in that shape, and answers come back in the
+        shape and type seen at fit; a folder of image files needs no `image_shape`.
     hidden_sizes : tuple of int or "auto"
-        Widths of the encoder's hidden layers; the decoder's are the same, reversed. Empty for linear maps.
+        Widths of the encoder's hidden layers; the decoder's are the same, reversed. Empty for linear maps. "auto" of
+        images is a `ConvNet`.
     likelihood : str, Likelihood or dict
-        p(x|z). "auto" chooses for each column by the kind and, from 300 rows on, for numeric and ordered
+        p(x|z). "auto" chooses for each column of a table by the kind and, from 300 rows on, for numeric and ordered
         columns by what a small probe predicts best on held-out rows (not in tables of more than 100 such
-        columns); `likelihood_` shows the outcome. "gaussian" is a normal density with one σ for all columns; a
-        dict maps column names or kinds to likelihoods, as {"visits": "negative-binomial"}, and leaves the other
-        columns to "auto".
+        columns); for images, Bernoulli for two values, a discretised logistic distribution for grey levels (uint8,
+        255ths, whole numbers …), and else a Gaussian with one σ. `likelihood_` shows the outcome. "gaussian" is a
+        normal density with one σ for all columns; a dict maps column names or kinds to likelihoods, as {"visits":
+        "negative-binomial"}, and leaves the other columns to "auto".
     prior : str or Prior
         p(z): "normal", "mixture", "vamp" or "flow", or an object, for example VampPrior(n_pseudo_inputs=100).
     posterior : str or Posterior
@@ -46,7 +53,8 @@ class VAE(BaseVAE):
         What is maximised: "elbo", "iwae", "beta-tcvae", "factor-vae", "mmd", "dip-vae", "geco", "rae"; objects may be
         added up.
     encoder, decoder : str, Network or torch.nn.Module, optional
-        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", a component, or your own
+        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", for images "conv" or
+        "residual-conv", a component, or your own
         module, mapping [n, features] to [n, hidden] and [n, latent_dim] to [n, hidden]. The last linear
         layers are added to it. A copy is trained.
     max_epochs : int or "auto"
@@ -65,7 +73,21 @@ class VAE(BaseVAE):
         How much work "auto" asks for.
     masking : float or "auto"
         Share of the rows of each training step from which random entries are hidden, so that the model
-        learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model.
+        learns to answer for any subset of columns. "auto": 0.25, or 0 for a linear model and for images of which no
+        pixel is missing.
+    missing : str or Missingness
+        Why entries are missing. "ignore" says nothing of it, which is right where they are as others are, given
+        those that are there. "self-masking" and "linear" model the mask (see `SelfMasking` and `LinearMasking`) of
+        the columns that had missing entries at fit: it then counts in the bound and in `score_samples`, which are
+        of x and the mask, and in what `impute` fills in, and drawn rows have holes. Without such columns they
+        change nothing.
+    latent_density : "auto", "mixture", "flow", Prior or None
+        Density of the latents that is fitted after training to draws from q(z|x), and from which new rows are then
+        made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (at quality "high" a flow
+        too) with the prior by held-out rows, and takes the simplest that is as good as the best; below 300 rows, and
+        of linear models, it keeps the prior. "mixture" and "flow", or an object such as
+        GaussianMixture(20, covariance="full") or FlowPrior(), are fitted whether they are better or not, and None
+        keeps the prior of training. Models whose prior depends on a target keep it, whatever is asked for.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".
@@ -73,6 +95,11 @@ class VAE(BaseVAE):
         What to do with category levels not seen at fit.
     device : str
         "auto" takes a GPU if there is one.
+    precision : {"auto", "float32"}
+        Digits of the factors in the matrix products of training. "auto" rounds them to bfloat16 where the processor
+        has instructions for it and the products are most of a step, which makes them about twice as fast; sums,
+        weights, losses and all answers of the fitted model are float32. `history_.info["precision"]` has what
+        was used.
     compile : bool or "auto"
         Whether to compile the training step; "auto" does so when the rest of the run pays for it.
     warm_start : bool
@@ -90,12 +117,14 @@ class VAE(BaseVAE):
     schema_ : Schema
         The columns as seen at fit.
     model_ : LatentVariableModel
-        The torch module; `encoder_`, `decoder_` and `prior_` are its parts.
+        The torch module; `encoder_` and `decoder_` are its parts.
     likelihood_ : Table
         What each column got as likelihood; `history_.info["likelihood"]` has the gain over the default of its
         kind, in nats per entry, for those that were chosen by held-out probability.
     prior_ : Prior
-        The density of latents used by `sample`, `score_samples` and `impute`.
+        The density of latents used by `sample`, `score_samples` and `impute`: that fitted after training (see
+        `latent_density`), or `model_.prior`, the prior of training, to which `elbo` keeps.
+        `history_.info["latent_density"]` has what was tried, and the gain in nats per row.
     settings_ : dict
         The values that "auto" came to.
     history_ : History
@@ -126,6 +155,7 @@ class VAE(BaseVAE):
         self,
         *,
         latent_dim: int | str = "auto",
+        image_shape: Sequence[int] | None = None,
         hidden_sizes: Sequence[int] | str = "auto",
         likelihood: Any = "auto",
         prior: Any = "normal",
@@ -141,9 +171,12 @@ class VAE(BaseVAE):
         patience: int | str = "auto",
         quality: str = "default",
         masking: float | str = "auto",
+        missing: Any = "ignore",
+        latent_density: Any = "auto",
         column_kinds: dict[Any, str] | None = None,
         handle_unknown: str = "error",
         device: str = "auto",
+        precision: str = "auto",
         compile: bool | str = "auto",
         warm_start: bool = False,
         callbacks: Sequence[Callback] | None = None,
@@ -151,6 +184,7 @@ class VAE(BaseVAE):
         verbose: int = 0,
     ) -> None:
         self.latent_dim = latent_dim
+        self.image_shape = image_shape
         self.hidden_sizes = hidden_sizes
         self.likelihood = likelihood
         self.prior = prior
@@ -166,9 +200,12 @@ class VAE(BaseVAE):
         self.patience = patience
         self.quality = quality
         self.masking = masking
+        self.missing = missing
+        self.latent_density = latent_density
         self.column_kinds = column_kinds
         self.handle_unknown = handle_unknown
         self.device = device
+        self.precision = precision
         self.compile = compile
         self.warm_start = warm_start
         self.callbacks = callbacks
@@ -181,7 +218,8 @@ class VAE(BaseVAE):
         Parameters
         ----------
         X : array or data frame [n, n_features]
-            Or, here as in every method, the path of a csv or parquet file.
+            Or, here as in every method, the path of a csv or parquet file; of images (see `image_shape`) also an
+            array [n, height, width], [n, height, width, channels] …, or the path of a folder of image files.
         y : ignored
             Only its length is checked.
         sample_weight : array [n], optional
@@ -211,13 +249,15 @@ class VAE(BaseVAE):
         else:
             train, validation = rows, self._encode(self._read(validation_data))
         self._train(train, validation, seed, decay=True)
+        self._fit_latent_density(train, validation, seed)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
         """Make one pass over X, starting a model if there is none.
 
         The first call infers the schema; later ones must bring the same columns and levels. There is no
-        validation, and the learning rate does not decay.
+        validation, and the learning rate does not decay. `prior_` is the prior of training: a density of the latents
+        is fitted by `fit` alone.
 
         Parameters
         ----------
@@ -281,26 +321,71 @@ class VAE(BaseVAE):
         table = self._table(X)
         return self._decode(self._means(self._encode(table)), index=table.index)
 
-    def sample(self, n_samples: int = 1, *, decode: str = "draw", random_state: Any = None) -> Any:
-        """New rows.
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        conditions: Any = None,
+        decode: str = "draw",
+        return_report: bool = False,
+        random_state: Any = None,
+    ) -> Any:
+        """New rows; with conditions, such as meet them, drawn from p(x | conditions) without rejection.
+
+        They have no holes unless `missing` models them.
 
         Parameters
         ----------
         n_samples : int
+        conditions : dict of column to value, (low, high), set of values or None; or a data frame, optional
+            Of columns, by name (of an array: or position): a value is returned exactly, a range holds its ends, of
+            which None is an open one, of a set any value may come, and None is for a missing entry, which says
+            nothing about the others. A frame has partial rows, with any of the columns: each is returned completed,
+            what is present as it is, `n_samples` times, one table below the other. Latents are proposed by what the
+            encoder makes of the conditions, and weighed by importance, as `inference.conditional_sampling` has it.
         decode : {"draw", "mean"}
-            Whether columns are drawn from p(x|z) or set to its mean or mode.
+            Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes; those with
+            conditions are drawn.
+        return_report : bool
+            Whether to return a SamplingReport too: the effective sample size of the latents' weights, the share of
+            distinct latents, and the log-probability of the conditions.
         random_state : int, RandomState or None
             None gives other rows at every call.
 
         Returns
         -------
-        array or data frame like X at fit, n_samples rows
+        rows : array or data frame like X at fit
+            With n_samples rows; of a frame of conditions, so many for each of its rows.
+        report : SamplingReport
+            Only with `return_report`.
+
+        Raises
+        ------
+        ColumnError
+            A condition on a column that is not there, or that no entry at fit meets.
+        ValueError
+            Conditions that exclude each other.
+
+        Warns
+        -----
+        SamplingWarning
+            If the rows rest on few latents, as the conditions are rare.
         """
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
         noise = Noise(new_seed(random_state), self._device)
+        if conditions is not None and not isinstance(conditions, Mapping):
+            if return_report or decode != "draw":
+                raise ValueError(
+                    "partial rows are completed by draws, and without a report; leave out decode and return_report, "
+                    "or give conditions as a dict"
+                )
+            return completed_sample(self, n_samples, conditions, noise)
+        if conditions or return_report:
+            rows, report = conditional_sample(self, n_samples, conditions or {}, decode, noise)
+            return (rows, report) if return_report else rows
         eps = noise.normal("latents", n_samples, self.prior_.n_noise)
         with self._answering(n_samples):
             z = torch.cat([self.prior_.sample(piece) for piece in eps.split(_ROWS_AT_ONCE)])
@@ -452,5 +537,5 @@ class VAE(BaseVAE):
                     pieces.append(distribution.centre(torch.ones(1, len(piece), device=z.device)))
                 else:
                     u = open_uniform((1, len(piece), self.model_.n_columns), draws)
-                    pieces.append(distribution.icdf(u).squeeze(0))
+                    pieces.append(self.model_.missing.with_holes(distribution.icdf(u).squeeze(0), draws))
         return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index)

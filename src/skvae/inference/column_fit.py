@@ -97,7 +97,8 @@ def _ask(
     """Log probability of every entry and the cdf on both sides of it, [B, C] each."""
     terms = model(rows, eps, prior=prior)
     log_w = (terms.log_p.total() - terms.log_q.total()).log_softmax(0).unsqueeze(-1)  # [K, B, 1]
-    distribution, values, weight = terms.distribution, rows.values, log_w.exp()
+    distribution = model.missing.given_mask(terms.distribution, rows)
+    values, weight = rows.values, log_w.exp()
     log_p = (log_w + distribution.log_prob(values)).logsumexp(0)
     below = (weight * distribution.cdf(values - halves)).sum(0)
     above = (weight * distribution.cdf(values + halves)).sum(0)

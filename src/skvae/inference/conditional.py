@@ -26,7 +26,7 @@ def conditional_centre(model: LatentVariableModel, prior: Prior, rows: Batch, ep
     centres = []
     for piece in rows.chunks(rows_at_once(model, len(eps), prior)):
         z, log_w = log_weights(model, prior, piece, eps)
-        centres.append(model.decode(z).centre(log_w.softmax(0)))
+        centres.append(model.decode_given(z, piece).centre(log_w.softmax(0)))
     return torch.cat(centres)
 
 
@@ -52,5 +52,5 @@ def conditional_draws(
         cumulative = log_w.softmax(0).T.cumsum(1)  # [B, K]
         chosen = torch.searchsorted(cumulative, own[:, :, 0] * cumulative[:, -1:]).T  # [M, B]
         z = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # [M, B, D]
-        draws.append(model.decode(z).icdf(own[:, :, 1:].transpose(0, 1)))
+        draws.append(model.decode_given(z, piece).icdf(own[:, :, 1:].transpose(0, 1)))
     return torch.cat(draws, dim=1)

@@ -34,7 +34,9 @@ class LogLikelihood(NamedTuple):
 def rows_at_once(model: LatentVariableModel, n_draws: int, prior: Prior | None = None) -> int:
     """How many rows fit when `n_draws` latents of each are drawn, decoded and scored by the prior."""
     prior = model.prior if prior is None else prior
-    width = max(model.output.out_features, model.decoder.n_out, model.posterior.width, prior.width)
+    width = max(
+        model.likelihood.n_params, model.decoder.n_out, model.posterior.width, prior.width, model.missing.width
+    )
     return max(1, _MAX_ELEMENTS // (n_draws * width))
 
 

@@ -1,10 +1,12 @@
 """The mathematics: networks, likelihoods, posteriors, priors, objectives."""
 
 from skvae.model.component import Component
+from skvae.model.convolution import ConvNet, ResidualConvNet
 from skvae.model.likelihoods import (
     Bernoulli,
     Beta,
     Categorical,
+    ContinuousBernoulli,
     DiscretisedLogistic,
     Gaussian,
     Likelihood,
@@ -18,6 +20,7 @@ from skvae.model.likelihoods import (
     StudentT,
     Table,
 )
+from skvae.model.missingness import Ignorable, LinearMasking, Missingness, SelfMasking
 from skvae.model.networks import MLP, Network, ResidualMLP
 from skvae.model.objectives import (
     DIPVAE,
@@ -53,6 +56,8 @@ __all__ = [
     "Categorical",
     "Component",
     "ConditionalNormal",
+    "ContinuousBernoulli",
+    "ConvNet",
     "Deterministic",
     "DiagonalNormal",
     "DiscretisedLogistic",
@@ -62,10 +67,13 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "Ignorable",
     "LatentVariableModel",
     "Likelihood",
+    "LinearMasking",
     "LogNormal",
     "Losses",
+    "Missingness",
     "MixtureOfGaussians",
     "NegativeBinomial",
     "Neighbours",
@@ -78,7 +86,9 @@ __all__ = [
     "Prior",
     "QuantileNormal",
     "Regulariser",
+    "ResidualConvNet",
     "ResidualMLP",
+    "SelfMasking",
     "Spikes",
     "StandardNormal",
     "StudentT",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from skvae.data.columns import Column, Kind
 from skvae.model.checks import check_share, check_sizes, check_whole
 from skvae.model.component import Component, copied, resolve
+from skvae.model.likelihoods.base import Likelihood
 
 ACTIVATIONS = {
     "elu": nn.ELU,
@@ -39,8 +40,23 @@ class Network(Component):
 
     n_out: int
 
+    def place(self, role: str, image_shape: tuple[int, int, int] | None) -> Self:
+        """Tell the network, before it is bound, where it stands; one to which that is all the same passes over it.
+
+        Parameters
+        ----------
+        role : {"encoder", "decoder"}
+        image_shape : (channels, height, width), or None for tables
+            Of the rows, whose pixels come in this order.
+        """
+        return self
+
     def bind(self, n_in: int) -> Network:
         raise NotImplementedError
+
+    def bind_output(self, likelihood: Likelihood) -> nn.Module:
+        """The layer after a decoder, from [n, n_out] to the parameters [n, likelihood.n_params] of all columns."""
+        return nn.Linear(self.n_out, likelihood.n_params)
 
     def reversed(self) -> Network:
         """The network that would decode what this one encodes."""
@@ -79,7 +95,7 @@ class MLP(Network):
         check_share(self, "dropout")
         layers: list[nn.Module] = []
         for width in self.hidden_sizes:
-            layers += [nn.Linear(n_in, width), _activation(self.activation)]
+            layers += [nn.Linear(n_in, width), activation_named(self.activation)]
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))
             n_in = width
@@ -129,13 +145,13 @@ class ResidualMLP(Network):
             nn.Sequential(
                 nn.LayerNorm(self.width),
                 nn.Linear(self.width, self.width),
-                _activation(self.activation),
+                activation_named(self.activation),
                 nn.Dropout(self.dropout),
                 nn.Linear(self.width, self.width),
             )
             for _ in range(self.n_blocks)
         )
-        self.last = nn.Sequential(nn.LayerNorm(self.width), _activation(self.activation))
+        self.last = nn.Sequential(nn.LayerNorm(self.width), activation_named(self.activation))
         self.n_out = self.width
         return self
 
@@ -294,7 +310,8 @@ def _bin_edges(column: Column) -> Tensor:
     return edges[::2].float()
 
 
-def _activation(name: str) -> nn.Module:
+def activation_named(name: str) -> nn.Module:
+    """The activation of that name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation={name!r} is not understood; expected one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]()

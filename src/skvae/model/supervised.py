@@ -13,6 +13,7 @@ from skvae.data.batch import Batch
 from skvae.data.columns import Column
 from skvae.model.heads import Head, label_log_probs, reparametrised
 from skvae.model.likelihoods import Distribution, Table
+from skvae.model.likelihoods.table import TableDistribution
 from skvae.model.posteriors import PosteriorDistribution
 from skvae.model.priors import DirectedNormal, Prior
 from skvae.model.vae import LatentVariableModel, Supervision, Terms
@@ -105,12 +106,14 @@ class JointModel(SupervisedModel):
         y, known = _entries(target)
         log_p_y = (self.head(z).log_prob(y) * known).sum(-1)  # [S, B]
         mean = log_p_y.squeeze(0) if len(z) == 1 else log_p_y.logsumexp(0) - math.log(len(z))
+        distribution = self.decode(z)
         return Terms(
             z,
             posterior,
             prior or self.prior,
-            self.decode(z),
+            distribution,
             batch,
+            **self.missing.factors(distribution, batch),
             **common,
             supervision=Supervision(mean, known.mean(-1)),
             y=lambda: log_p_y,
@@ -120,9 +123,11 @@ class JointModel(SupervisedModel):
         return self.head(self.encode(batch).rsample(eps.unsqueeze(1)))
 
     def latents_given(self, target: Tensor, stream: torch.Generator) -> Tensor:
-        """By sampling importance resampling from the prior, with weights p(y|z)."""
+        """By sampling importance resampling from p(z), with weights p(y|z)."""
         n_pool = max(_MIN_POOL, _POOL_PER_ROW * len(target))
-        pool = self.prior.sample(torch.randn((n_pool, self.prior.n_noise), generator=stream, device=target.device))
+        pool = self.density.sample(
+            torch.randn((n_pool, self.density.n_noise), generator=stream, device=target.device)
+        )
         wanted, of_row = target.unique(dim=0, return_inverse=True)
         u = torch.rand(len(target), generator=stream, device=target.device)
         chosen = torch.empty_like(of_row)
@@ -143,6 +148,7 @@ class ConditionalPriorModel(SupervisedModel):
     """
 
     structure = "prior"
+    has_free_latents = False
     prior: DirectedNormal
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:
@@ -168,12 +174,14 @@ class ConditionalPriorModel(SupervisedModel):
             drawn = reparametrised(q, u)  # [1, B, T]
             entropy = -(q.log_prob(drawn) * (1 - known)).sum(-1).squeeze(0)
             y = torch.where(known > 0, y, drawn.squeeze(0))
+        distribution = self.decode(z)
         return Terms(
             z,
             posterior,
             prior or self.prior,
-            self.decode(z),
+            distribution,
             batch,
+            **self.missing.factors(distribution, batch),
             context=y,
             **common,
             supervision=Supervision(log_q_y, known.mean(-1), entropy),
@@ -196,6 +204,7 @@ class M2Model(SupervisedModel):
     """
 
     structure = "m2"
+    has_free_latents = False
     prior: LabelledPrior
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:
@@ -228,12 +237,14 @@ class M2Model(SupervisedModel):
             batch = batch.repeat(self.n_labels)
         posterior = self.posterior(torch.cat([hidden, labels], dim=1))
         z = posterior.rsample(eps)
+        distribution = self.decode(z, labels)
         return Terms(
             z,
             posterior,
             prior or self.prior.latent,
-            self.decode(z, labels),
+            distribution,
             batch,
+            **self.missing.factors(distribution, batch),
             **common,
             supervision=Supervision(log_q_y, known.squeeze(1), entropy, share),
             y=lambda: (labels @ self.prior.logits.log_softmax(0)).unsqueeze(0),
@@ -244,7 +255,7 @@ class M2Model(SupervisedModel):
         hidden = self.hidden(batch)
         return LabelledPosterior(self, hidden, label_log_probs(self.head(hidden.unsqueeze(0))).squeeze(0))
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> TableDistribution:
         """p(x|y, z) for `z` [S, B, D] and one-hot labels, which without a context are the last K of `z`."""
         if context is None:
             z, context = z.split([self.n_noise, self.n_labels], dim=-1)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
 from skvae.model.likelihoods import Distribution, Table
+from skvae.model.likelihoods.table import TableDistribution
+from skvae.model.missingness import Ignorable, Missingness
 from skvae.model.networks import Embedding, Network
 from skvae.model.posteriors import Posterior, PosteriorDistribution
 from skvae.model.priors import Prior, kl_divergence
@@ -179,7 +181,22 @@ class LatentVariableModel(nn.Module):
         "decoder", "prior") where they differ.
     piecewise : bool
         See `Embedding`.
+    missing : Missingness, optional
+        p(mask | x); `Ignorable` by default.
+    image_shape : (channels, height, width) or None
+        Of rows that are images, whose pixels are the columns, in this order.
+
+    Attributes
+    ----------
+    latent_density : Prior or None
+        A density of z fitted after training, which stands in for the prior in all that is generated, completed and
+        scored; the bound keeps to the prior of training.
+    has_free_latents : bool
+        Whether such a density may take the prior's place: what is random beside x and z depends on z, not z on it.
     """
+
+    latent_density: Prior | None
+    has_free_latents: bool = True
 
     def __init__(
         self,
@@ -194,6 +211,8 @@ class LatentVariableModel(nn.Module):
         masks: bool,
         n_context: int | Mapping[str, int] = 0,
         piecewise: bool = False,
+        missing: Missingness | None = None,
+        image_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -201,13 +220,20 @@ class LatentVariableModel(nn.Module):
         self.embedding = Embedding(columns, masks, piecewise=piecewise)
         if not isinstance(n_context, Mapping):
             n_context = dict.fromkeys(("encoder", "decoder", "prior"), n_context)
-        self.encoder = encoder.bind(self.embedding.n_out + n_context.get("encoder", 0))
+        self.encoder = encoder.place("encoder", image_shape).bind(self.embedding.n_out + n_context.get("encoder", 0))
         self.posterior = posterior.bind(self.encoder.n_out + n_context.get("posterior", 0), latent_dim)
         self.prior = prior.bind(latent_dim, n_context.get("prior", 0))
-        self.decoder = decoder.bind(latent_dim + n_context.get("decoder", 0))
+        self.decoder = decoder.place("decoder", image_shape).bind(latent_dim + n_context.get("decoder", 0))
         self.likelihood = likelihood.bind(columns)
-        self.output = nn.Linear(self.decoder.n_out, self.likelihood.n_params)
+        self.output = self.decoder.bind_output(self.likelihood)
+        self.missing = (missing or Ignorable()).bind(columns)
         self.prior.attach(self)
+        self.latent_density = None
+
+    @property
+    def density(self) -> Prior:
+        """p(z) of what is generated: that fitted after training, or else the prior of training."""
+        return self.prior if self.latent_density is None else self.latent_density
 
     @property
     def n_noise(self) -> int:
@@ -216,7 +242,7 @@ class LatentVariableModel(nn.Module):
 
     def hidden(self, batch: Batch, context: Tensor | None = None) -> Tensor:
         """What the encoder makes of each row, [B, hidden]."""
-        features = self.embedding(batch.values, batch.mask)  # [B, features]
+        features = self.embedding(self.likelihood.counted(batch.values), batch.mask)  # [B, features]
         if context is not None:
             features = torch.cat([features, context], dim=-1)
         return self.encoder(features)
@@ -225,13 +251,17 @@ class LatentVariableModel(nn.Module):
         """q(z|x) of each row."""
         return self.posterior(self.hidden(batch, context), context)
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> TableDistribution:
         """p(x|z) for `z` [S, B, D]."""
         if context is not None:
             z = torch.cat([z, context.expand(*z.shape[:-1], -1)], dim=-1)
         # Networks are promised two dimensions; draws and rows are all the same to them.
         params = self.output(self.decoder(z.flatten(0, 1))).unflatten(0, z.shape[:2])
         return self.likelihood(params)
+
+    def decode_given(self, z: Tensor, batch: Batch) -> TableDistribution:
+        """p(x | z, mask) of entries that the rows do not show, for `z` [S, B, D]."""
+        return self.missing.given_mask(self.decode(z), batch)
 
     def forward(
         self,
@@ -249,17 +279,20 @@ class LatentVariableModel(nn.Module):
         posterior = self.encode(batch, context)
         z = posterior.rsample(eps)  # [S, B, D]
         distribution = self.decode(z, context)
-        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context, prior_eps)
+        factors = self.missing.factors(distribution, batch)
+        return Terms(z, posterior, prior or self.prior, distribution, batch, progress, context, prior_eps, **factors)
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}"
 
     def architecture(self) -> dict[str, Any]:
         """Parts by role, for printing and saving."""
-        return {
+        parts = {
             "encoder": self.encoder,
             "posterior": self.posterior,
             "prior": self.prior,
             "decoder": self.decoder,
             "likelihood": self.likelihood,
+            "missing": self.missing,
         }
+        return parts if self.latent_density is None else {**parts, "latent density": self.latent_density}

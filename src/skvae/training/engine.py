@@ -33,6 +33,11 @@ def choose_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def is_large(work: float) -> bool:
+    """Whether a step of so many multiplications is mostly matrix products."""
+    return work >= _THREADED_WORK
+
+
 @contextlib.contextmanager
 def threads_for(work: float) -> Iterator[int]:
     """Use one thread for small steps; yields their number. The caller's setting comes back afterwards.
@@ -43,12 +48,38 @@ def threads_for(work: float) -> Iterator[int]:
         Multiplications per step.
     """
     before = torch.get_num_threads()
-    if work < _THREADED_WORK:
+    if not is_large(work):
         torch.set_num_threads(1)
     try:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def has_short_products() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 in hardware, and torch can be told to use that."""
+    in_hardware = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return hasattr(torch.backends.mkldnn, "matmul") and in_hardware()
+
+
+@contextlib.contextmanager
+def short_products(wanted: bool) -> Iterator[None]:
+    """Round the factors of matrix products to bfloat16, where wanted; sums stay in float32.
+
+    The rounding of each factor (2⁻⁹ of its value) is far below the noise of a minibatch; weights, activations,
+    losses and the optimiser keep all their digits. The caller's setting comes back afterwards.
+    """
+    if not wanted:
+        yield
+        return
+    backend: Any = torch.backends.mkldnn
+    settings = backend.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 class Optimizer:
@@ -210,6 +241,8 @@ class Steps:
         "auto" compiles when what is left to run after some timed steps is worth it.
     state : dict, optional
         Of the optimiser of an earlier run, to continue from.
+    short : bool
+        Whether matrix products of the steps are those of `short_products`.
 
     Attributes
     ----------
@@ -225,8 +258,9 @@ class Steps:
         n_steps: int,
         compile: bool | str,
         state: dict[str, Any] | None = None,
+        short: bool = False,
     ) -> None:
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.short = model, objective, short
         self.optimizer = Optimizer([model, objective], max_norm, state, leave=objective.player)
         self.player = None if objective.player is None else Optimizer([objective.player], max_norm)
         self.how = "eager"
@@ -239,6 +273,10 @@ class Steps:
 
     def __call__(self, inputs: Inputs, learning_rate: float) -> tuple[Tensor, Tensor]:
         """One step; returns the summary of `summed` and the gradient norm, both still on the device."""
+        with short_products(self.short):
+            return self._step(inputs, learning_rate)
+
+    def _step(self, inputs: Inputs, learning_rate: float) -> tuple[Tensor, Tensor]:
         if self._done == 0:
             if self._compile is True:
                 self._try_to_compile(inputs)

@@ -16,7 +16,7 @@ from skvae.data.batch import Batch
 from skvae.exceptions import TrainingError
 from skvae.model.objectives import Objective
 from skvae.model.vae import LatentVariableModel
-from skvae.training.engine import Inputs, Steps, threads_for
+from skvae.training.engine import Inputs, Steps, has_short_products, is_large, threads_for
 from skvae.training.history import History, Tally, summed
 from skvae.training.progress import Progress
 from skvae.training.randomness import Noise, open_uniform, random_mask, seeded_torch
@@ -46,6 +46,9 @@ class Plan:
         Gradients are clipped to this Euclidean norm.
     masking : float
         Share of the rows of each step that lose random entries.
+    precision : {"auto", "float32"}
+        Of the factors of matrix products in training; "auto" is bfloat16 for steps that are mostly made of them,
+        where the processor has such products, and else float32.
     compile : bool or "auto"
     verbose : int
     """
@@ -57,6 +60,7 @@ class Plan:
     patience: int = 20
     max_norm: float = 1e3
     masking: float = 0.0
+    precision: str = "float32"
     compile: bool | str = "auto"
     verbose: int = 0
 
@@ -105,10 +109,19 @@ def fit(
                 objective.load_state_dict(learned)
             held_out = None if validation is None else _freeze(validation, train, model, objective, plan, noise)
         n_weights = sum(p.numel() for p in model.parameters())
-        n_threads = stack.enter_context(threads_for(batch_size * objective.n_draws * n_weights))
-        run = stack.enter_context(Steps(model, objective, plan.max_norm, n_steps, plan.compile, optimizer_state))
+        work = batch_size * objective.n_draws * n_weights
+        n_threads = stack.enter_context(threads_for(work))
+        on_cpu = train.values.device.type == "cpu"
+        short = plan.precision == "auto" and on_cpu and is_large(work) and has_short_products()
+        run = stack.enter_context(
+            Steps(model, objective, plan.max_norm, n_steps, plan.compile, optimizer_state, short)
+        )
         bar = stack.enter_context(Progress(plan.max_epochs, plan.verbose))
-        history.info |= {"device": str(noise.device), "threads": n_threads}
+        history.info |= {
+            "device": str(noise.device),
+            "threads": n_threads,
+            "precision": "bfloat16" if short else "float32",
+        }
         start = time.perf_counter()
         tally = Tally()
         for epoch in range(1, plan.max_epochs + 1):

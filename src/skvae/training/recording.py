@@ -241,13 +241,14 @@ class _Memory:
             else:
                 late.append((target, tensor))
         free: dict[int, list[torch.UntypedStorage]] = {}
+        passing = made - keep
         for i, call in enumerate(calls):
-            for key in call.makes - self._moved.keys():
+            for key in [key for key in call.makes if key not in self._moved]:
                 size = watch.known[key].nbytes()
                 device = watch.known[key].device
                 spare = free.get(size)
                 self._moved[key] = (spare.pop() if spare else torch.UntypedStorage(size, device=device), 0)
-            for key in (call.reads | call.makes | call.changes) & made - keep:
+            for key in (call.reads | call.makes | call.changes) & passing:
                 if last[key] == i:
                     storage, _ = self._moved[key]
                     free.setdefault(storage.nbytes(), []).append(storage)

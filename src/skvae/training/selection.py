@@ -43,6 +43,8 @@ _WIDTH, _LEARNING_RATE, _MAX_NORM = 128, 1e-2, 1e3
 _N_FOLDS = 8
 # Nats per entry that are not worth another likelihood.
 _MIN_LEAD = 0.02
+# Whole numbers that spread this far have a smooth distribution function.
+_SMOOTH_SCALE = 100.0
 # Rows on which the gaps between neighbouring values are taken.
 _GAP_ROWS = 10_000
 _ROWS_AT_ONCE = 512
@@ -81,6 +83,8 @@ def candidates(column: Column) -> list[Likelihood]:
         if dispersion >= 0.7 and column.offset <= 1000:
             found.append(NegativeBinomial())
         found += [DiscretisedLogistic(), DiscretisedLogistic(n_components=3)]
+        if column.scale >= _SMOOTH_SCALE:
+            found.append(QuantileNormal(rounded=True))
         return [*found, Spikes()] if column.spikes else found
     if column.kind in (Kind.CONTINUOUS, Kind.DATE):
         found.append(StudentT())

@@ -4,6 +4,7 @@ from skvae.model.likelihoods.base import Distribution, Likelihood
 from skvae.model.likelihoods.bounded import Beta
 from skvae.model.likelihoods.categorical import Bernoulli, Categorical
 from skvae.model.likelihoods.continuous import Gaussian
+from skvae.model.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from skvae.model.likelihoods.counts import NegativeBinomial, Poisson
 from skvae.model.likelihoods.heavy import StudentT
 from skvae.model.likelihoods.logistic import DiscretisedLogistic
@@ -18,6 +19,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "ContinuousBernoulli",
     "DiscretisedLogistic",
     "Distribution",
     "Gaussian",

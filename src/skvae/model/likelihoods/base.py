@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -14,6 +15,8 @@ from skvae.model.component import Component
 
 # Nodes in (-1, 1) and the logs of their weights.
 _GAUSS_LEGENDRE = [(float(x), float(np.log(w))) for x, w in zip(*np.polynomial.legendre.leggauss(8), strict=True)]
+_QUANTILE_NODES = [(0.5 * (1 + x), w - math.log(2)) for x, w in _GAUSS_LEGENDRE]
+N_NODES = len(_QUANTILE_NODES)
 # A difference of two cdfs in float32 is good to 1e-4 of itself from here on.
 _MIN_MASS = 1e-3
 
@@ -80,6 +83,26 @@ class Distribution:
         integral = torch.stack(terms).logsumexp(0) + (self.log_unit + half.log())
         return torch.where(mass > _MIN_MASS, mass.clamp(min=_MIN_MASS).log(), integral)
 
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Values and log-weights, [N, S, B, C] each, whose weighted sum of f(x) is the expected f(x).
+
+        Of levels, all of them, and so exactly. Of numbers, quantiles at the nodes of a Gauss–Legendre rule; gradients
+        go through the weights, by the likelihood ratio p(x)/p(x) (Mohamed et al. 2020, section 4).
+        """
+        with torch.no_grad():
+            like = self.mean
+            values = [self.icdf(torch.full_like(like, level)) for level, _ in _QUANTILE_NODES]
+        log_p = torch.stack([self.log_prob(x) for x in values])
+        log_w = torch.tensor([w for _, w in _QUANTILE_NODES], dtype=like.dtype, device=like.device)
+        log_weights = (log_w.view(-1, 1, 1, 1) + log_p - log_p.detach()).log_softmax(0)
+        return torch.stack(values), log_weights
+
+    def tilted(self, log_g: Callable[[Tensor], Tensor]) -> Distribution:
+        """p(x) g(x), renormalised, for log g of values [..., B, C]."""
+        from skvae.model.likelihoods.tilted import Tilted
+
+        return Tilted(self, log_g)
+
 
 class Likelihood(Component):
     """Maps the decoder's output to a Distribution.
@@ -94,12 +117,15 @@ class Likelihood(Component):
         Whether columns that are bound together share parameters.
     draws_values : bool
         Whether what training scores is drawn anew at each step (see `observe`).
+    recounts : bool
+        Whether values may count as others (see `counted`).
     """
 
     kinds: frozenset[Kind]
     n_params: int
     pools: bool = False
     draws_values: bool = False
+    recounts: bool = False
 
     def bind(self, columns: Sequence[Column]) -> Self:
         raise NotImplementedError
@@ -108,8 +134,22 @@ class Likelihood(Component):
         """Distribution for `params` [S, B, n_params]."""
         raise NotImplementedError
 
+    def arranged(self, params: Tensor) -> Tensor:
+        """The same numbers in the order of `forward`, [..., n_params], for a decoder with an equal share per column.
+
+        Parameters
+        ----------
+        params : Tensor [..., n_params / C, C]
+        """
+        return params.flatten(-2)
+
     def observe(self, values: Tensor, u: Tensor) -> Tensor:
         """What a training step takes as data for `values` [B, C], drawn with `u` uniform on (0, 1)."""
+        return values
+
+    def counted(self, values: Tensor) -> Tensor:
+        """The values [B, C] as the likelihood counts them, which the encoder is to see: itself, or the nearest of
+        those that it can score."""
         return values
 
     def groups(self, columns: Sequence[Column]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from skvae.data.columns import Column, Kind
 from skvae.model.likelihoods.base import Distribution, Likelihood, soft_limit
-from skvae.model.likelihoods.categorical import groups_by_size
+from skvae.model.likelihoods.categorical import CategoricalColumns, code_values, groups_by_size
 from skvae.model.likelihoods.columnwise import look_up
 
 # The standard deviation of the standard logistic distribution.
 _LOGISTIC_DEVIATION = math.pi / math.sqrt(3.0)
 _LOG_STRETCH_LIMIT = 5.0
+_LEAST = 1e-12  # probability of a level, where its logarithm is to be finite
 
 
 class OrdinalColumns(Distribution):
@@ -62,6 +63,16 @@ class OrdinalColumns(Distribution):
 
     def icdf(self, u: Tensor) -> Tensor:
         return (self._cumulative < u.unsqueeze(-1)).sum(-1).to(u.dtype)
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        cumulative = self._cumulative
+        probs = F.pad(cumulative, (0, 1), value=1.0) - F.pad(cumulative, (1, 0))
+        log_p = probs.clamp(min=_LEAST).log().movedim(-1, 0)
+        return code_values(log_p), log_p
+
+    def tilted(self, log_g: Callable[[Tensor], Tensor]) -> Distribution:
+        values, log_p = self.nodes()
+        return CategoricalColumns((log_p + log_g(values)).movedim(0, -1))
 
 
 class Ordinal(Likelihood):

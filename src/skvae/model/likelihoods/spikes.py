@@ -180,6 +180,12 @@ class Spikes(Likelihood):
         self.register_buffer("tolerance", tolerance.float(), persistent=False)
         return self
 
+    def arranged(self, params: Tensor) -> Tensor:
+        if self.shape[1] == 1:
+            return self.part.arranged(params)
+        raw = params[..., -self.shape[1] :, :].transpose(-1, -2).flatten(-2)
+        return torch.cat([self.part.arranged(params[..., : -self.shape[1], :]), raw], dim=-1)
+
     def forward(self, params: Tensor) -> Distribution:
         if self.shape[1] == 1:
             return self.part(params)

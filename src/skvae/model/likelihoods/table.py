@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ from skvae.data.columns import Column, Kind, names_of
 from skvae.model.component import resolve
 from skvae.model.likelihoods.base import Distribution, Likelihood
 from skvae.model.likelihoods.categorical import Bernoulli, Categorical
-from skvae.model.likelihoods.continuous import default_gaussian
+from skvae.model.likelihoods.continuous import Gaussian, default_gaussian
+from skvae.model.likelihoods.logistic import DiscretisedLogistic
 
 
 def default_likelihood(kind: Kind) -> Likelihood:
@@ -22,6 +24,13 @@ def default_likelihood(kind: Kind) -> Likelihood:
     if kind in (Kind.CATEGORICAL, Kind.ORDINAL):
         return Categorical()
     return default_gaussian(kind)
+
+
+def pixel_likelihood(pixel: Column) -> Likelihood:
+    """The likelihood of the pixels of images, of which one description is all that is known."""
+    if pixel.kind == Kind.BINARY:
+        return Bernoulli()
+    return DiscretisedLogistic() if pixel.kind == Kind.INTEGER else Gaussian()
 
 
 class TableDistribution(Distribution):
@@ -47,6 +56,14 @@ class TableDistribution(Distribution):
             for part, at in zip(self.parts, self.positions, strict=True)
         ]
         return torch.cat(answers, dim=-1)[..., self.order]
+
+    def part_of(self, column: int) -> tuple[Distribution, int, int]:
+        """What computes a column, the column's place in it, and how many columns it has."""
+        for part, positions in zip(self.parts, self.positions, strict=True):
+            place = (positions == column).nonzero()
+            if len(place):
+                return part, int(place[0]), len(positions)
+        raise IndexError(column)
 
     def log_prob(self, values: Tensor) -> Tensor:
         return self._join(lambda part, x: part.log_prob(x), values)
@@ -118,16 +135,23 @@ class Table(Likelihood):
         chosen = self.chosen or {}
         alike: dict[tuple[str, Any], tuple[Likelihood, list[int]]] = {}
         self._by_likelihood = {}
+        # Made and printed once for all columns that ask for the same.
+        default = functools.cache(lambda kind: _named(default_likelihood(kind)))
+        made: dict[int, tuple[Likelihood, str]] = {}
         for position, column in enumerate(columns):
             asked, source = self._asked(column)
-            if _is_auto(asked):
-                choice = chosen[column.name] if column.name in chosen else default_likelihood(column.kind)
+            if not _is_auto(asked):
+                if id(asked) not in made:
+                    made[id(asked)] = _named(resolve(Likelihood, asked, "likelihood"))
+                choice, name = made[id(asked)]
+            elif column.name in chosen:
+                choice, name = _named(chosen[column.name])
             else:
-                choice = resolve(Likelihood, asked, "likelihood")
+                choice, name = default(column.kind)
             # What is alike is computed together; what would then share parameters, only if it was asked for at once.
-            key = repr(choice), source if choice.pools else None
+            key = name, source if choice.pools else None
             alike.setdefault(key, (choice, []))[1].append(position)
-            self._by_likelihood.setdefault(repr(choice), []).append(column)
+            self._by_likelihood.setdefault(name, []).append(column)
         parts: list[Likelihood] = []
         positions: list[list[int]] = []
         for choice, members in alike.values():
@@ -136,6 +160,8 @@ class Table(Likelihood):
                 positions.append([members[j] for j in group])
                 parts.append(choice.fresh().bind([columns[j] for j in positions[-1]]))
         self.parts = nn.ModuleList(parts)
+        # Most tables have no column that is counted otherwise than it is.
+        self._recounts = any(part.recounts for part in parts)
         self._sizes = [part.n_params for part in parts]
         self.n_params = sum(self._sizes)
         joined = torch.tensor([j for group in positions for j in group])
@@ -150,12 +176,27 @@ class Table(Likelihood):
         return any(part.draws_values for part in self.parts)
 
     def observe(self, values: Tensor, u: Tensor) -> Tensor:
+        return self._join(lambda part, x, v: part.observe(x, v), values, u)
+
+    def counted(self, values: Tensor) -> Tensor:
+        return self._join(lambda part, x: part.counted(x), values) if self._recounts else values
+
+    def _join(self, question: Callable[..., Tensor], *entries: Tensor) -> Tensor:
+        """The answers of all parts for their own columns of `entries`, [B, C] each."""
         parts = [cast(Likelihood, part) for part in self.parts]
         if self.order is None:
-            return parts[0].observe(values, u)
+            return question(parts[0], *entries)
         positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
-        pieces = [part.observe(values[:, at], u[:, at]) for part, at in zip(parts, positions, strict=True)]
-        return torch.cat(pieces, dim=-1)[:, self.order]
+        answers = [question(part, *(x[:, at] for x in entries)) for part, at in zip(parts, positions, strict=True)]
+        return torch.cat(answers, dim=-1)[:, self.order]
+
+    def arranged(self, params: Tensor) -> Tensor:
+        if self.order is not None:
+            raise ValueError(
+                "a convolutional network gives all pixels the same parameters, but the likelihood differs between "
+                "them; use one likelihood for all, or decoder='mlp'"
+            )
+        return cast(Likelihood, self.parts[0]).arranged(params)
 
     def __repr__(self) -> str:
         if not self._by_likelihood:
@@ -169,6 +210,10 @@ class Table(Likelihood):
         parts = [part(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         positions = [self.get_buffer(f"positions_{k}") for k in range(len(parts))]
         return TableDistribution(parts, positions, self.order)
+
+
+def _named(choice: Likelihood) -> tuple[Likelihood, str]:
+    return choice, repr(choice)
 
 
 def _is_auto(choice: Any) -> bool:

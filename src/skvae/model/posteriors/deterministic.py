@@ -44,7 +44,8 @@ class Deterministic(Posterior):
     """No noise: z is a linear function of the encoder's output, as in a plain autoencoder.
 
     For comparison with the plain autoencoder. It goes with the objectives "rae" and ELBO(beta=0). Nothing ties
-    the latents of rows to draws from the prior, so `sample` is poor; there is no density q(z|x), so
+    the latents of rows to the prior; new rows come from a density fitted to them after training (Ghosh et al. 2020,
+    section 4). There is no density q(z|x), so
     `score_samples` and `elbo` have no answer and say so. `transform`, `reconstruct` and `inverse_transform` work as
     ever, and `impute` decodes the latents of what is seen.
     """

@@ -103,6 +103,13 @@ class FullNormalPosterior(NormalFamily):
     def __init__(self, mean: Tensor, log_scale: Tensor, scale_tril: Tensor) -> None:
         self.mean, self.log_scale, self.scale_tril = mean, log_scale, scale_tril
 
+    @classmethod
+    def of_factor(cls, mean: Tensor, log_scale: Tensor, below: Tensor, place: Tensor) -> FullNormalPosterior:
+        """From what is `below` [B, D (D − 1) / 2] the diagonal of L, and the `place` of each in L read row by row."""
+        n, d = mean.shape
+        strict = below.new_zeros(n, d * d).index_copy(1, place, below).unflatten(1, (d, d))
+        return cls(mean, log_scale, strict + torch.diag_embed(log_scale.exp()))
+
     @property
     def variance(self) -> Tensor:
         return self.scale_tril.square().sum(-1)
@@ -179,9 +186,7 @@ class FullNormal(Posterior):
     def forward(self, hidden: Tensor, context: Tensor | None = None) -> FullNormalPosterior:
         mean, raw, below = self.linear(hidden).split(self._sizes, dim=-1)
         log_scale = soft_limit(raw, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
-        n, d = mean.shape
-        strict = below.new_zeros(n, d * d).index_copy(1, self.below, below).unflatten(1, (d, d))
-        return FullNormalPosterior(mean, log_scale, strict + torch.diag_embed(log_scale.exp()))
+        return FullNormalPosterior.of_factor(mean, log_scale, below, self.below)
 
 
 def _from_natural(

@@ -1,0 +1,229 @@
+"""A density of the latents, fitted after training to where the posterior puts them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as ExpectationMaximisation
+from torch import Tensor
+
+from skvae.data.batch import Batch
+from skvae.model.priors import FlowPrior, GaussianMixture, Prior
+from skvae.model.vae import LatentVariableModel
+from skvae.training.engine import Optimizer, threads_for
+from skvae.training.randomness import Noise, seeded_torch
+from skvae.training.schedule import learning_rate_factor
+
+CHOICES = ("auto", "mixture", "flow")
+
+# With fewer rows the noise of the comparison would decide.
+_MIN_ROWS = 300
+# Latents that a density is fitted to, of so many draws for each row at most, and of held-out rows.
+_MAX_LATENTS = {"fast": 10_000, "default": 30_000, "high": 120_000}
+_MAX_DRAWS, _N_HELD_OUT = 5, 4_096
+_HELD_OUT_SHARE = 0.2
+# Nats that are not worth another density.
+_MIN_LEAD = 0.01
+# Components of the mixtures that are tried, the simplest first, where there are so many latents for each of them.
+_COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "fast": {"diagonal": (10, 40), "full": (1,)},
+    "default": {"diagonal": (10, 40), "full": (1, 10)},
+    "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 40)},
+}
+_LATENTS_PER_COMPONENT = 30
+_MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
+_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 2_000, "high": 6_000}, 512, 2e-3, 1e2
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class LatentDensity:
+    """What was chosen.
+
+    Attributes
+    ----------
+    prior : Prior
+        Bound and fitted; that of training, if nothing was better.
+    gain : float
+        Nats per held-out latent by which it is better than the prior of training; of a posterior with a density,
+        those that the evidence lower bound gains.
+    tried : dict of str to float
+        Mean log-density of held-out latents under each candidate, nats.
+    """
+
+    prior: Prior
+    gain: float
+    tried: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"prior": repr(self.prior), "gain": self.gain, "tried": self.tried}
+
+
+def check_latent_density(value: Any) -> None:
+    """Refuse what the parameter `latent_density` cannot be.
+
+    Raises
+    ------
+    ValueError
+    """
+    if value is None or (isinstance(value, str) and value in CHOICES):
+        return
+    if not isinstance(value, Prior):
+        raise ValueError(
+            f"latent_density={value!r}: expected one of {CHOICES}, None for the prior of training, or a Prior object"
+        )
+    with seeded_torch(0):
+        unbound = value.fresh().bind(2)
+    if not any(p.requires_grad for p in unbound.parameters()):
+        raise ValueError(
+            f"latent_density={value!r} has no parameters that could be fitted to latents; use 'mixture', 'flow', "
+            "GaussianMixture(…) or FlowPrior(…), or None for the prior of training"
+        )
+
+
+@torch.no_grad()
+def fit_latent_density(
+    model: LatentVariableModel,
+    train: Batch,
+    validation: Batch | None,
+    choice: Any,
+    quality: str,
+    noise: Noise,
+) -> LatentDensity | None:
+    r"""Fit a density to draws from the aggregated posterior, and compare it with the prior of training.
+
+    The density that makes the mean evidence lower bound of given rows largest, encoder and decoder as they are, is
+    their aggregated posterior q(z) = mean of q(z|x) (Hoffman & Johnson 2016; Tomczak & Welling 2018, section 2). A
+    density is fitted to draws from it, of training rows, and judged by draws of rows held out: its mean
+    log-density there, less that of the prior, is what the bound gains. Of a posterior without a density the means
+    are taken for draws (Ghosh et al. 2020, section 4).
+
+    Parameters
+    ----------
+    train, validation : Batch
+        Without a `validation`, a fifth of the training rows is held out from the densities.
+    choice : {"auto", "mixture", "flow"} or Prior
+        "auto": mixtures of normals (at quality "high" a flow too, if zuko is installed) and the prior of training, of
+        which the simplest is taken that is as good as the best, up to the standard error of their difference or 0.01
+        nats.
+        "mixture": the best of the mixtures. "flow", or a Prior: that.
+    quality : {"fast", "default", "high"}
+
+    Returns
+    -------
+    LatentDensity, or None if "auto" finds too few rows to tell
+    """
+    if choice == "auto" and len(train) < _MIN_ROWS and model.posterior.has_density:
+        return None
+    if validation is None:
+        order = torch.randperm(len(train), generator=noise.stream("density rows"), device=noise.device)
+        n_held_out = max(1, round(_HELD_OUT_SHARE * len(train)))
+        train, validation = train.rows(order[n_held_out:]), train.rows(order[:n_held_out])
+    z = _latents(model, train, _MAX_LATENTS[quality], noise.stream("density latents"))
+    held_out = _latents(model, validation, _N_HELD_OUT, noise.stream("density held out"))
+    z, held_out = z[z.isfinite().all(1)], held_out[held_out.isfinite().all(1)]
+    scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
+    n_weights = sum(p.numel() for p in model.parameters())
+    for part in _candidates(choice, quality, len(z)):
+        with seeded_torch(noise.seed), threads_for(_BATCH_SIZE * n_weights):
+            prior = part.bind(z.shape[1]).to(z.device)
+        if isinstance(prior, GaussianMixture):
+            _maximise_expectation(prior, z, noise.seed)
+        else:
+            with torch.enable_grad():
+                _climb(prior, z, _N_STEPS[quality], noise)
+        fitted.append(prior.requires_grad_(False).eval())
+        scores.append(_log_prob(prior, held_out))
+    table = torch.stack(scores).double().nan_to_num(nan=-1e9, neginf=-1e9)  # [candidates, n]
+    mean = table.mean(1)
+    chosen = _simplest(table) if choice == "auto" else 1 + int(mean[1:].argmax())
+    tried = {repr(prior): float(value) for prior, value in zip(fitted, mean, strict=True)}
+    return LatentDensity(fitted[chosen], float(mean[chosen] - mean[0]), tried)
+
+
+def _candidates(choice: Any, quality: str, n_latents: int) -> Sequence[Prior]:
+    """Unbound, the simplest first."""
+    if isinstance(choice, Prior):
+        return [choice.fresh()]
+    flow = FlowPrior(transform="spline", passes=2)
+    if choice == "flow":
+        return [flow]
+    mixtures = [
+        GaussianMixture(k, covariance)
+        for covariance, sizes in _COMPONENTS[quality].items()
+        for k in sizes
+        if k == 1 or k * _LATENTS_PER_COMPONENT <= n_latents
+    ]
+    if choice == "auto" and quality == "high" and _has_flows():
+        return [*mixtures, flow]
+    return mixtures
+
+
+def _has_flows() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("zuko") is not None
+
+
+def _latents(model: LatentVariableModel, rows: Batch, n_wanted: int, stream: torch.Generator) -> Tensor:
+    """Draws from q(z|x), [n, D]: the same number for each row, of random rows, by weight, if there are more."""
+    n = len(rows)
+    if rows.weight is not None:
+        rows = rows.rows(torch.multinomial(rows.weight, min(n, n_wanted), True, generator=stream))
+    elif n > n_wanted:
+        rows = rows.rows(torch.randperm(n, generator=stream, device=stream.device)[:n_wanted])
+    n_draws = 1 if not model.posterior.has_density else max(1, min(_MAX_DRAWS, n_wanted // len(rows)))
+    pieces = []
+    for piece in rows.chunks(_ROWS_AT_ONCE):
+        eps = torch.randn((n_draws, len(piece), model.latent_dim), generator=stream, device=stream.device)
+        pieces.append(model.encode(piece).rsample(eps).flatten(0, 1))
+    return torch.cat(pieces)
+
+
+def _log_prob(prior: Prior, z: Tensor) -> Tensor:
+    return torch.cat([prior.log_prob(piece.unsqueeze(0))[0] for piece in z.split(_ROWS_AT_ONCE)])
+
+
+def _maximise_expectation(prior: GaussianMixture, z: Tensor, seed: int) -> None:
+    """Fit a mixture of normals; in units of each dimension's deviation, so that the least variance is relative."""
+    centre, unit = z.mean(0), z.std(0, correction=0).clamp(min=1e-6)
+    em = ExpectationMaximisation(
+        prior.n_components,
+        covariance_type="diag" if prior.covariance == "diagonal" else "full",
+        init_params="k-means++",
+        random_state=seed % 2**32,
+        max_iter=_MAX_ITERATIONS,
+        tol=_TOLERANCE,
+        reg_covar=_LEAST_VARIANCE,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        em.fit(((z - centre) / unit).double().cpu().numpy())
+    weights, means, covariances = (torch.from_numpy(a) for a in (em.weights_, em.means_, em.covariances_))
+    full = prior.covariance == "full"
+    factors = torch.linalg.cholesky(covariances) if full else covariances.sqrt()
+    unit = unit.double().cpu()
+    prior.place(weights, means * unit + centre.cpu(), factors * (unit.unsqueeze(1) if full else unit))
+
+
+def _climb(prior: Prior, z: Tensor, n_steps: int, noise: Noise) -> None:
+    """Maximise the mean log-density of the latents by Adam."""
+    stream = noise.stream("density steps")
+    optimizer = Optimizer([prior], _MAX_NORM)
+    for step in range(n_steps):
+        chosen = torch.randint(len(z), (min(_BATCH_SIZE, len(z)),), generator=stream, device=z.device)
+        loss = -prior.log_prob(z[chosen].unsqueeze(0)).mean()
+        optimizer.step(loss, _LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
+    optimizer.release()
+
+
+def _simplest(scores: Tensor) -> int:
+    """The first of the rows of `scores` [K, n] that are as good as the best, up to one standard error or 0.01."""
+    gap = scores[scores.mean(1).argmax()] - scores
+    error = gap.std(1) / scores.shape[1] ** 0.5
+    return int((gap.mean(1) <= error.clamp(min=_MIN_LEAD)).int().argmax())
