@@ -48,7 +48,7 @@ def fashion():
 DATA = {"blobs": blobs, "digits": digits, "fashion": fashion}
 OURS = {
     "blobs": {"latent_dim": 2},
-    "digits": {"likelihood": "gaussian", "latent_dim": 10},
+    "digits": {"likelihood": "gaussian", "latent_dim": 10, "image_shape": (8, 8), "hidden_sizes": (256, 256)},
     "fashion": {"likelihood": "gaussian", "latent_dim": 10, "batch_size": 512, "masking": 0.0, "quality": "fast"},
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture as MixtureFit
 from sklearn.utils.validation import check_is_fitted
 
@@ -30,6 +31,8 @@ _MAX_AUTO = 20
 _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
+_REVIVALS = 3
+_SHAPES = {"diagonal": "diag", "full": "full"}  # scikit-learn's names
 _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
@@ -50,7 +53,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     objective : str or Objective
         As that of `VAE`; with "neighbours" rows that are alike are drawn together, "elbo" is VaDE.
     prior : str or GaussianMixture
-        That of the clusters; there is no other than "mixture".
+        That of the clusters; there is no other than "mixture", which has full covariances; of an object, its
+        covariance is taken.
     **parameters
         Those of `VAE`.
 
@@ -136,8 +140,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         z = self._drawn(vae, train)
         self.held_out_bounds_: dict[int, float] = {}
         if wanted != "auto":
-            # A start, not yet a density: the means show what the draws blur (Jiang et al. 2017, section 3.3).
-            return self._mixture(to_numpy(vae._means(train)).astype(np.float64), wanted, seed)
+            return self._mixture(z, wanted, seed)
         order = np.random.default_rng(seed).permutation(len(z))
         n_own = len(z) // 3
         held_out = z[order[:n_own]] if validation is None else self._drawn(vae, validation)
@@ -152,13 +155,13 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
                 return fits[k] if validation is not None else self._mixture(z, k, seed)
         raise AssertionError  # the best is as good as itself
 
-    def _mixture(self, z: np.ndarray, n_components: int, seed: int) -> MixtureFit:
-        n_init = self.get_params(deep=False)["n_init"]
+    def _mixture(self, z: np.ndarray, n_components: int, seed: int, **start: np.ndarray) -> MixtureFit:
+        n_init = 1 if start else self.get_params(deep=False)["n_init"]
         if len(z) > _ROWS_FOR_MIXTURES:
             z = z[np.random.default_rng(seed).choice(len(z), _ROWS_FOR_MIXTURES, replace=False)]
         floor = _FLOOR**2 * float(z.var(0).mean())
-        how = {"covariance_type": "diag", "reg_covar": max(floor, 1e-12), "max_iter": 200}
-        return MixtureFit(n_components, n_init=n_init, random_state=seed, **how).fit(z)
+        how = {"covariance_type": _SHAPES[self._covariance], "reg_covar": max(floor, 1e-12), "max_iter": 200}
+        return MixtureFit(n_components, n_init=n_init, random_state=seed, **how, **start).fit(z)
 
     def _drawn(self, vae: VAE, rows: Batch) -> np.ndarray:
         """One draw from q(z|x) of each row."""
@@ -191,15 +194,40 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         vae._train(train, validation, seed + 1, decay=True)
         vae.settings_ = settings.to_dict()
         self.vae_, self.pretraining_ = vae, first.history_
-        for attempt in range(3):
-            p = self._responsibilities(train)
-            if np.bincount(p.argmax(1), minlength=self.n_clusters_).all():
-                break
-            # Components that lost their rows are found anew, with the others, where the rows are now.
-            again = self._mixture(
-                to_numpy(vae._means(train)).astype(np.float64), self.n_clusters_, seed + 1 + attempt
-            )
-            _place(prior, again)
+        self._fill(train, seed)
+
+    def _fill(self, train: Batch, seed: int) -> None:
+        """See to it that every component has rows, where training has left one without.
+
+        It goes to the rows that the others explain worst, and EM on draws of q(z|x), which raises the bound in the
+        prior, goes on from there. What is still empty then is more than the likelihood has use for; normals alike
+        but for their means, those of k-means, are read as k-means, which leaves none empty.
+        """
+        vae, k = self.vae_, self.n_clusters_
+        prior = vae.model_.prior
+        assert isinstance(prior, GaussianMixture)
+        z: np.ndarray | None = None
+        for _ in range(_REVIVALS):
+            sizes = np.bincount(self._responsibilities(train).argmax(1), minlength=k)
+            if sizes.all():
+                return
+            z = self._drawn(vae, train) if z is None else z
+            with torch.no_grad():
+                density = to_numpy(prior.log_prob(torch.from_numpy(z).to(prior.means)))
+                means = to_numpy(prior.means).astype(np.float64)
+            empty = np.flatnonzero(sizes == 0)
+            means[empty] = z[np.argsort(density)[: len(empty)]]
+            _place(prior, self._mixture(z, k, seed, means_init=means))
+        if np.bincount(self._responsibilities(train).argmax(1), minlength=k).all():
+            return
+        places = to_numpy(vae._means(train)).astype(np.float64)
+        fit = KMeans(k, n_init=self.get_params(deep=False)["n_init"], random_state=seed).fit(places)
+        within = max(float((places - fit.cluster_centers_[fit.labels_]).std()), self._min_scale)
+        factors = (
+            np.full(places.shape[1], within) if self._covariance == "diagonal" else within * np.eye(places.shape[1])
+        )
+        equal = (np.full(k, 1 / k), fit.cluster_centers_, np.stack([factors] * k))
+        prior.place(*(torch.from_numpy(p).to(prior.means) for p in equal))
 
     def _responsibilities(self, rows: Batch) -> np.ndarray:
         """p(k|z) at the posterior mean of each row, [n, K]."""
@@ -294,8 +322,13 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if params["warm_start"]:
             raise ValueError("warm_start=True: clusters are found anew at every fit; leave it False")
 
+    @property
+    def _covariance(self) -> str:
+        prior = self.get_params(deep=False)["prior"]
+        return prior.covariance if isinstance(prior, GaussianMixture) else "full"
+
     def _prior(self) -> GaussianMixture:
-        return GaussianMixture(n_components=self.n_clusters_, min_scale=self._min_scale)
+        return GaussianMixture(self.n_clusters_, self._covariance, self._min_scale)
 
     def _params_with(self, prior: Any) -> dict[str, Any]:
         """Parameters of the VAE with a prior."""
@@ -375,5 +408,6 @@ def _entries(rows: Batch) -> np.ndarray:
 
 def _place(prior: GaussianMixture, fit: MixtureFit) -> None:
     """Let a prior start from a mixture that scikit-learn fitted."""
-    factors = np.sqrt(fit.covariances_)
+    full = prior.covariance == "full"
+    factors = np.linalg.cholesky(fit.covariances_) if full else np.sqrt(fit.covariances_)
     prior.place(*(torch.from_numpy(p).to(prior.means.device) for p in (fit.weights_, fit.means_, factors)))

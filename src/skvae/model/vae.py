@@ -97,10 +97,8 @@ class Terms:
         detached. A posterior without a density has none.
     supervision : Supervision or None
         Of a model with targets.
-    place : Tensor [B, D]
-        Where each row is: its posterior mean, or what a model with targets has instead.
     partners : Tensor [B, D] or None
-        The places of as many other rows, if the objective asked for them.
+        Draws of the latents of as many other rows, if the objective asked for them.
     kl : Tensor [B, D] or None
         Closed-form KL(q ‖ p) per dimension, where one exists (see `kl_divergence`).
     """
@@ -116,7 +114,6 @@ class Terms:
         context: Tensor | None = None,
         prior_eps: Tensor | None = None,
         supervision: Supervision | None = None,
-        place: Tensor | None = None,
         **factors: Callable[[], Tensor],
     ) -> None:
         self.z = z
@@ -129,7 +126,6 @@ class Terms:
         self.prior_eps = prior_eps
         self.supervision = supervision
         self.partners: Tensor | None = None
-        self._place = place
 
         # None of the makers refers to self: a cycle would keep the graph of a step alive until the next
         # garbage collection, and its memory from being used again.
@@ -144,10 +140,6 @@ class Terms:
     @property
     def weight(self) -> Tensor | None:
         return self.batch.weight
-
-    @property
-    def place(self) -> Tensor:
-        return self.posterior.mean if self._place is None else self._place
 
     @property
     def log_p_columns(self) -> Tensor:

@@ -189,6 +189,8 @@ class Inputs:
     prior_eps : Tensor [n, D] or None
     partners : Batch or None
         Another row for each of the batch, if the objective asks for them.
+    partners_eps : Tensor [1, B, D] or None
+        Noise for a draw of their latents.
     """
 
     batch: Batch
@@ -196,24 +198,31 @@ class Inputs:
     progress: Tensor
     prior_eps: Tensor | None = None
     partners: Batch | None = None
+    partners_eps: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
         partners = [] if self.partners is None else vars(self.partners).values()
-        return [self.eps, self.progress, self.prior_eps, *vars(self.batch).values(), *partners]
+        return [self.eps, self.progress, self.prior_eps, self.partners_eps, *vars(self.batch).values(), *partners]
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Any]) -> Inputs:
-        eps, progress, prior_eps, *batches = tensors
+        eps, progress, prior_eps, partners_eps, *batches = tensors
         n = len(fields(Batch))
         batch, *partners = (Batch(*batches[start : start + n]) for start in range(0, len(batches), n))
-        return cls(batch, eps, progress, prior_eps, *partners)
+        return cls(batch, eps, progress, prior_eps, partners[0] if partners else None, partners_eps)
 
     def chunks(self, n_rows: int) -> list[Inputs]:
         """Consecutive pieces of at most `n_rows` rows."""
         pieces = self.batch.chunks(n_rows)
         partners = [None] * len(pieces) if self.partners is None else self.partners.chunks(n_rows)
         return [
-            replace(self, batch=piece, eps=self.eps[:, piece.index], partners=its_partners)
+            replace(
+                self,
+                batch=piece,
+                eps=self.eps[:, piece.index],
+                partners=its_partners,
+                partners_eps=None if self.partners_eps is None else self.partners_eps[:, piece.index],
+            )
             for piece, its_partners in zip(pieces, partners, strict=True)
         ]
 
@@ -221,7 +230,8 @@ class Inputs:
         """What the model says of the batch."""
         terms = model(self.batch, self.eps, self.progress, prior_eps=self.prior_eps)
         if self.partners is not None:
-            terms.partners = model.encode(self.partners).mean
+            assert self.partners_eps is not None
+            terms.partners = model.encode(self.partners).rsample(self.partners_eps)[0]
         return terms
 
 

@@ -194,10 +194,11 @@ def _epoch(
         batch = _as_seen(train.rows(rows), model, plan, stream)
         shape = (objective.n_draws, batch_size, model.n_noise)
         eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
-        partners = None
+        partners = partners_eps = None
         if objective.has_partners:
             partners = _partners(train, objective.partners(rows, stream), model, stream)
-        yield Inputs(batch, eps, done, _prior_noise(model, objective, stream), partners)
+            partners_eps = torch.randn((1, batch_size, model.latent_dim), generator=stream, device=device)
+        yield Inputs(batch, eps, done, _prior_noise(model, objective, stream), partners, partners_eps)
 
 
 def _as_seen(rows: Batch, model: LatentVariableModel, plan: Plan, stream: torch.Generator) -> Batch:
@@ -233,10 +234,12 @@ def _freeze(
     seen = _as_seen(validation, model, plan, stream)
     shape = (len(validation), objective.n_draws, model.n_noise)
     eps = torch.randn(shape, generator=stream, device=device).transpose(0, 1)  # [S, n, D]
-    prior_eps, partners = _prior_noise(model, objective, stream), None
+    prior_eps = _prior_noise(model, objective, stream)
+    partners = partners_eps = None
     if objective.has_partners:
         partners = _partners(train, objective.partners_of_others(model, validation, stream), model, stream)
-    return Inputs(seen, eps, torch.ones((), device=device), prior_eps, partners)
+        partners_eps = torch.randn((1, len(validation), model.latent_dim), generator=stream, device=device)
+    return Inputs(seen, eps, torch.ones((), device=device), prior_eps, partners, partners_eps)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skvae.data.batch import Batch
 from skvae.model.checks import check, check_weight, check_whole, is_number
@@ -22,15 +22,17 @@ class Neighbours(Regulariser):
     r"""Keeps neighbours together: a contrastive loss on the graph of nearest neighbours.
 
     .. math::
-        \frac1B \sum_i -a \log q(\mu_i, \mu_{p(i)})
-        + \log \Big[q(\mu_i, \mu_{p(i)}) + \sum_{j \ne i} q(\mu_i, \mu_j) + q(\mu_i, \mu_{p(j)})\Big],
-        \qquad q(\mu, \mu') = \frac1{1 + s^2 \lVert\mu - \mu'\rVert^2}
+        \frac1B \sum_i -a \log q(z_i, z_{p(i)})
+        + \log \Big[q(z_i, z_{p(i)}) + \sum_{j \ne i} q(z_i, z_j) + q(z_i, z_{p(j)})\Big],
+        \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2}
 
-    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and μ the posterior means of
-    the rows of the batch. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm, Hamprecht & Kobak 2023,
+    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and z draws from q(z|x),
+    one of each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm, Hamprecht & Kobak 2023,
     section 4; Böhm, Berens & Kobak 2023), whose maps are those of t-SNE, with an encoder; a = 4 is about as much
     attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric: Sainburg, McInnes & Gentner 2021), which draws
-    clusters together. The scale s of the map is learned, so that latents keep the width that the prior asks for.
+    clusters together. Of draws, and in the unit of the prior, since means alone, or a
+    scale that is learned, would let the map shrink below the noise of q(z|x), and no mixture of draws could tell the
+    clusters apart.
 
     The graph is made once, before training, from the embedded rows as the encoder sees them (of many features, their
     first 50 principal components); with `space="latents"` from the posterior means of the model as it is then,
@@ -46,7 +48,7 @@ class Neighbours(Regulariser):
     n_neighbors : int
         k; fewer, where there are not so many other rows.
     attraction : float
-        a, of at least 1.
+        a, of at least 1: that of t-SNE; the default is about that of UMAP.
     space : {"rows", "latents"}
         Where neighbours are near.
     """
@@ -56,14 +58,13 @@ class Neighbours(Regulariser):
     graph: Tensor | None
 
     def __init__(
-        self, weight: float = 30.0, n_neighbors: int = 15, attraction: float = 1.0, space: str = "rows"
+        self, weight: float = 30.0, n_neighbors: int = 15, attraction: float = 4.0, space: str = "rows"
     ) -> None:
         super().__init__()
         self.weight = weight
         self.n_neighbors = n_neighbors
         self.attraction = attraction
         self.space = space
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.register_buffer("graph", None, persistent=False)
 
     def check(self) -> None:
@@ -108,12 +109,16 @@ class Neighbours(Regulariser):
 
     def penalty(self, terms: Terms) -> Penalty:
         assert terms.partners is not None
-        here, there = terms.place, terms.partners  # [B, D] each
-        factor = torch.exp(2 * self.log_scale)
-        together = torch.log1p(factor * (here - there).square().sum(-1))  # −log q of each pair, [B]
+        here, there = terms.z[0], terms.partners  # [B, D] each
+        if here.shape != there.shape:
+            raise ValueError(
+                f"{self!r} compares the latents of rows, and this model has other ones for each label that a row may "
+                "have; use structure='joint'"
+            )
+        together = torch.log1p((here - there).square().sum(-1))  # −log q of each pair, [B]
         every = torch.cat([here, there])  # [2 B, D]
         squared = here.square().sum(-1).unsqueeze(-1) + every.square().sum(-1) - 2 * here @ every.mT  # [B, 2 B]
-        log_q = -torch.log1p(factor * squared.clamp(min=0))
+        log_q = -torch.log1p(squared.clamp(min=0))
         own = torch.eye(len(here), dtype=torch.bool, device=here.device)
         log_q = torch.where(torch.cat([own, own], dim=1), -torch.inf, log_q)
         if terms.weight is not None:
