@@ -26,13 +26,13 @@ class Neighbours(Regulariser):
         + \log \Big[q(z_i, z_{p(i)}) + \sum_{j \ne i} q(z_i, z_j) + q(z_i, z_{p(j)})\Big],
         \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2}
 
-    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and z draws from q(z|x),
-    one of each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm, Hamprecht & Kobak 2023,
-    section 4; Böhm, Berens & Kobak 2023), whose maps are those of t-SNE, with an encoder; a = 4 is about as much
-    attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric: Sainburg, McInnes & Gentner 2021), which draws
-    clusters together. Of draws, and in the unit of the prior, since means alone, or a
-    scale that is learned, would let the map shrink below the noise of q(z|x), and no mixture of draws could tell the
-    clusters apart.
+    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and z draws from q(z|x), one of
+    each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm,
+    Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak 2023), whose maps are those of t-SNE, with an encoder;
+    a = 4 is about as much attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric: Sainburg, McInnes & Gentner
+    2021), which draws clusters together. Of draws, and in the unit of the prior, since means alone, or a scale that
+    is learned, would let the map shrink below the noise of q(z|x), and no mixture of draws could tell the clusters
+    apart.
 
     The graph is made once, before training, from the embedded rows as the encoder sees them (of many features, their
     first 50 principal components); with `space="latents"` from the posterior means of the model as it is then,
