@@ -119,8 +119,8 @@ def shared(X, z, k=10):
 
 
 def test_neighbours_stay_together_and_the_model_is_saved(X, tmp_path):
-    plain = small().fit(X)
-    model = small(objective=ELBO() + Neighbours()).fit(X)
+    plain = small(max_epochs=80).fit(X)
+    model = small(objective=ELBO() + Neighbours(attraction=1.0), max_epochs=80).fit(X)
     assert model.history_.info["steps"] == "recorded"
     assert shared(X, model.transform(X)) > shared(X, plain.transform(X)) + 0.1
     assert np.isfinite(model.history_["validation_neighbours"]).all()
@@ -131,7 +131,7 @@ def test_neighbours_stay_together_and_the_model_is_saved(X, tmp_path):
     np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
     assert loaded.objective.get_params()["neighbours__weight"] == 30
     loaded.partial_fit(X[:100])
-    again = small(objective=ELBO() + Neighbours()).fit(X)
+    again = small(objective=ELBO() + Neighbours(attraction=1.0), max_epochs=80).fit(X)
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
 
 
