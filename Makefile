@@ -25,6 +25,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/density.py
 	$(BIN)/python benchmarks/supervised.py
+	$(BIN)/python benchmarks/clustering.py
+	$(BIN)/python benchmarks/clustering.py --data fashion --seeds 5
+	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/imputation.py
 	$(BIN)/python benchmarks/outliers.py
 	$(BIN)/python benchmarks/tables.py

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skvae.data import Schema
-    from skvae.estimators import VAE, VAEClassifier, VAEImputer, VAEOutlierDetector, VAEOversampler, VAERegressor
+    from skvae.estimators import (
+        VAE,
+        VAEClassifier,
+        VAEClusterer,
+        VAEImputer,
+        VAEOutlierDetector,
+        VAEOversampler,
+        VAERegressor,
+    )
     from skvae.exceptions import (
         ColumnError,
         ConstantColumnWarning,
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
         LogNormal,
         MixtureOfGaussians,
         NegativeBinomial,
+        Neighbours,
         Ordinal,
         Poisson,
         QuantileNormal,
@@ -97,6 +106,7 @@ __all__ = [
     "LogNormal",
     "MixtureOfGaussians",
     "NegativeBinomial",
+    "Neighbours",
     "Ordinal",
     "Poisson",
     "QuantileNormal",
@@ -113,6 +123,7 @@ __all__ = [
     "Table",
     "TrainingError",
     "VAEClassifier",
+    "VAEClusterer",
     "VAEImputer",
     "VAEOutlierDetector",
     "VAEOversampler",

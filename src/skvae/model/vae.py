@@ -97,6 +97,8 @@ class Terms:
         detached. A posterior without a density has none.
     supervision : Supervision or None
         Of a model with targets.
+    partners : Tensor [B, D] or None
+        Draws of the latents of as many other rows, if the objective asked for them.
     kl : Tensor [B, D] or None
         Closed-form KL(q ‖ p) per dimension, where one exists (see `kl_divergence`).
     """
@@ -123,6 +125,7 @@ class Terms:
         self.context = context
         self.prior_eps = prior_eps
         self.supervision = supervision
+        self.partners: Tensor | None = None
 
         # None of the makers refers to self: a cycle would keep the graph of a step alive until the next
         # garbage collection, and its memory from being used again.

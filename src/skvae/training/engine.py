@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -14,7 +14,7 @@ from torch.optim.adam import adam
 
 from skvae.data.batch import Batch
 from skvae.model.objectives import Objective
-from skvae.model.vae import LatentVariableModel
+from skvae.model.vae import LatentVariableModel, Terms
 from skvae.training.history import summed
 from skvae.training.recording import NotRecordable, Recording, only_known_modules
 
@@ -187,20 +187,52 @@ class Inputs:
     eps : Tensor [S, B, D]
     progress : Tensor, scalar
     prior_eps : Tensor [n, D] or None
+    partners : Batch or None
+        Another row for each of the batch, if the objective asks for them.
+    partners_eps : Tensor [1, B, D] or None
+        Noise for a draw of their latents.
     """
 
     batch: Batch
     eps: Tensor
     progress: Tensor
     prior_eps: Tensor | None = None
+    partners: Batch | None = None
+    partners_eps: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
-        return [*vars(self.batch).values(), self.eps, self.progress, self.prior_eps]
+        partners = [] if self.partners is None else vars(self.partners).values()
+        return [self.eps, self.progress, self.prior_eps, self.partners_eps, *vars(self.batch).values(), *partners]
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Any]) -> Inputs:
-        *batch, eps, progress, prior_eps = tensors
-        return cls(Batch(*batch), eps, progress, prior_eps)
+        eps, progress, prior_eps, partners_eps, *batches = tensors
+        n = len(fields(Batch))
+        batch, *partners = (Batch(*batches[start : start + n]) for start in range(0, len(batches), n))
+        return cls(batch, eps, progress, prior_eps, partners[0] if partners else None, partners_eps)
+
+    def chunks(self, n_rows: int) -> list[Inputs]:
+        """Consecutive pieces of at most `n_rows` rows."""
+        pieces = self.batch.chunks(n_rows)
+        partners = [None] * len(pieces) if self.partners is None else self.partners.chunks(n_rows)
+        return [
+            replace(
+                self,
+                batch=piece,
+                eps=self.eps[:, piece.index],
+                partners=its_partners,
+                partners_eps=None if self.partners_eps is None else self.partners_eps[:, piece.index],
+            )
+            for piece, its_partners in zip(pieces, partners, strict=True)
+        ]
+
+    def terms(self, model: LatentVariableModel) -> Terms:
+        """What the model says of the batch."""
+        terms = model(self.batch, self.eps, self.progress, prior_eps=self.prior_eps)
+        if self.partners is not None:
+            assert self.partners_eps is not None
+            terms.partners = model.encode(self.partners).rsample(self.partners_eps)[0]
+        return terms
 
 
 class Steps:
@@ -282,7 +314,7 @@ class Steps:
 
     def _compute(self, inputs: Inputs) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         batch = inputs.batch
-        losses = self.objective(self.model(batch, inputs.eps, inputs.progress, prior_eps=inputs.prior_eps))
+        losses = self.objective(inputs.terms(self.model))
         loss = losses.loss if batch.weight is None else losses.loss * batch.weight
         return loss.mean(), None if losses.player is None else losses.player.mean(), losses.record()
 

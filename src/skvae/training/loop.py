@@ -107,7 +107,7 @@ def fit(
             objective.prepare(model, train)
             if not anew:
                 objective.load_state_dict(learned)
-        held_out = None if validation is None else _freeze(validation, model, objective, plan, noise)
+            held_out = None if validation is None else _freeze(validation, train, model, objective, plan, noise)
         n_weights = sum(p.numel() for p in model.parameters())
         work = batch_size * objective.n_draws * n_weights
         n_threads = stack.enter_context(threads_for(work))
@@ -148,11 +148,11 @@ def fit(
                 **{f"train_{name}": value for name, value in tally.means().items()},
             }
             if held_out is not None:
-                means = evaluate(model, objective, *held_out)
+                means = evaluate(model, objective, held_out)
                 epoch_record |= {f"validation_{name}": value for name, value in means.items()}
                 # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
-                if step >= objective.warm_up * n_steps and means[objective.monitor] > best_bound:
-                    best_bound, best_epoch = means[objective.monitor], epoch
+                if step >= objective.warm_up * n_steps and (found := objective.judge(means)) > best_bound:
+                    best_bound, best_epoch = found, epoch
                     best = run.optimizer.snapshot()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
@@ -194,15 +194,29 @@ def _epoch(
         batch = _as_seen(train.rows(rows), model, plan, stream)
         shape = (objective.n_draws, batch_size, model.n_noise)
         eps = torch.randn(shape, generator=stream, device=device)  # [S, B, D]
-        yield Inputs(batch, eps, done, _prior_noise(model, objective, stream))
+        partners = partners_eps = None
+        if objective.has_partners:
+            partners = _partners(train, objective.partners(rows, stream), model, stream)
+            partners_eps = torch.randn((1, batch_size, model.latent_dim), generator=stream, device=device)
+        yield Inputs(batch, eps, done, _prior_noise(model, objective, stream), partners, partners_eps)
 
 
 def _as_seen(rows: Batch, model: LatentVariableModel, plan: Plan, stream: torch.Generator) -> Batch:
     """The rows as a step takes them: with values drawn, where they are probabilities, and entries hidden."""
-    shape = (len(rows), model.n_columns)
-    if model.likelihood.draws_values:
-        rows = replace(rows, values=model.likelihood.observe(rows.values, open_uniform(shape, stream)))
-    return rows.hide(random_mask(shape, stream, plan.masking)) if plan.masking else rows
+    rows = _drawn(rows, model, stream)
+    return rows.hide(random_mask((len(rows), model.n_columns), stream, plan.masking)) if plan.masking else rows
+
+
+def _drawn(rows: Batch, model: LatentVariableModel, stream: torch.Generator) -> Batch:
+    if not model.likelihood.draws_values:
+        return rows
+    u = open_uniform((len(rows), model.n_columns), stream)
+    return replace(rows, values=model.likelihood.observe(rows.values, u))
+
+
+def _partners(train: Batch, rows: Tensor, model: LatentVariableModel, stream: torch.Generator) -> Batch:
+    """Training rows as partners of others: with all their entries, and without targets, which are not asked for."""
+    return _drawn(replace(train, target=None).rows(rows), model, stream)
 
 
 def _prior_noise(model: LatentVariableModel, objective: Objective, stream: torch.Generator) -> Tensor | None:
@@ -212,29 +226,30 @@ def _prior_noise(model: LatentVariableModel, objective: Objective, stream: torch
 
 
 def _freeze(
-    validation: Batch, model: LatentVariableModel, objective: Objective, plan: Plan, noise: Noise
-) -> tuple[Batch, Tensor, Tensor | None]:
+    validation: Batch, train: Batch, model: LatentVariableModel, objective: Objective, plan: Plan, noise: Noise
+) -> Inputs:
     """Validation rows with masks and noise that stay the same for all epochs."""
     stream = noise.stream("validation")
     device = validation.values.device
-    validation = _as_seen(validation, model, plan, stream)
+    seen = _as_seen(validation, model, plan, stream)
     shape = (len(validation), objective.n_draws, model.n_noise)
     eps = torch.randn(shape, generator=stream, device=device).transpose(0, 1)  # [S, n, D]
-    return validation, eps, _prior_noise(model, objective, stream)
+    prior_eps = _prior_noise(model, objective, stream)
+    partners = partners_eps = None
+    if objective.has_partners:
+        partners = _partners(train, objective.partners_of_others(model, validation, stream), model, stream)
+        partners_eps = torch.randn((1, len(validation), model.latent_dim), generator=stream, device=device)
+    return Inputs(seen, eps, torch.ones((), device=device), prior_eps, partners, partners_eps)
 
 
 @torch.no_grad()
-def evaluate(
-    model: LatentVariableModel, objective: Objective, rows: Batch, eps: Tensor, prior_eps: Tensor | None = None
-) -> dict[str, float]:
-    """Weighted means over rows of the loss, the bound and every named term, for draws `eps` [S, n, D]."""
+def evaluate(model: LatentVariableModel, objective: Objective, rows: Inputs) -> dict[str, float]:
+    """Weighted means over rows of the loss, the bound and every named term."""
     model.eval()
     tally = Tally()
-    one = torch.ones((), device=eps.device)
-    for piece in rows.chunks(max(1, _VALIDATION_ROWS // len(eps))):
-        losses = objective(model(piece, eps[:, piece.index], prior_eps=prior_eps))
-        record = losses.record()
-        tally.add(list(record), summed(record, piece.weight), one)
+    for piece in rows.chunks(max(1, _VALIDATION_ROWS // len(rows.eps))):
+        record = objective(piece.terms(model)).record()
+        tally.add(list(record), summed(record, piece.batch.weight), rows.progress)
     tally.look()
     return tally.means()
 
@@ -248,7 +263,7 @@ def _breakdown(
 ) -> TrainingError:
     """Find what is not finite in the last batch."""
     with torch.no_grad():
-        terms = model(inputs.batch, inputs.eps, inputs.progress, prior_eps=inputs.prior_eps)
+        terms = inputs.terms(model)
         losses = objective(terms).record()
         bad = [name for name, value in losses.items() if not torch.isfinite(value).all()]
         good_columns = torch.isfinite(terms.log_p_columns).all(0).all(0).tolist()

@@ -7,6 +7,7 @@ from skvae.model.objectives.factor import FactorVAE
 from skvae.model.objectives.geco import GECO
 from skvae.model.objectives.iwae import IWAE
 from skvae.model.objectives.mmd import MMD
+from skvae.model.objectives.neighbours import Neighbours
 from skvae.model.objectives.rae import RAE
 from skvae.model.objectives.sums import Regulariser, Sum
 from skvae.model.objectives.supervised import Supervised
@@ -22,6 +23,7 @@ __all__ = [
     "BetaTCVAE",
     "FactorVAE",
     "Losses",
+    "Neighbours",
     "Objective",
     "Penalty",
     "Regulariser",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from skvae.data.batch import Batch
@@ -83,6 +84,8 @@ class Objective(Component):
         after it.
     monitor : str
         The recorded piece whose mean over held-out rows chooses the best epoch; larger is better.
+    has_partners : bool
+        Whether every row of a step comes with a partner, another training row (`Terms.partners`).
     player : Module or None
         A second player, which the model's optimiser leaves alone: it makes its own step on
         `Losses.player` after each of the model's.
@@ -92,6 +95,7 @@ class Objective(Component):
     n_prior_draws: int = 0
     warm_up: float = 0.0
     monitor: str = "bound"
+    has_partners: bool = False
     player: nn.Module | None
 
     def __init__(self) -> None:
@@ -103,6 +107,18 @@ class Objective(Component):
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
         """Look at the model and its training rows, once, before training starts."""
+
+    def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
+        """For the training rows of a step [B], the positions of others to be encoded with them [B]."""
+        raise NotImplementedError
+
+    def partners_of_others(self, model: LatentVariableModel, rows: Batch, stream: torch.Generator) -> Tensor:
+        """For rows that are not trained on, the positions of training rows [n]."""
+        raise NotImplementedError
+
+    def judge(self, means: dict[str, float]) -> float:
+        """How good an epoch is, given the means over held-out rows of all that was recorded."""
+        return means[self.monitor]
 
     def forward(self, terms: Terms) -> Losses:
         raise NotImplementedError

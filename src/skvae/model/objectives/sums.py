@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from skvae.data.batch import Batch
 from skvae.model.objectives.base import Losses, Objective, Penalty
@@ -20,6 +21,13 @@ class Regulariser(Objective):
     def penalty(self, terms: Terms) -> Penalty:
         """What is added to the loss of each row, and pieces of it worth recording."""
         raise NotImplementedError
+
+    def judge(self, means: dict[str, float]) -> float:
+        return means[self.monitor] + self.judged_beside(means)
+
+    def judged_beside(self, means: dict[str, float]) -> float:
+        """What counts beside the bound for the choice of the best epoch."""
+        return 0.0
 
     def forward(self, terms: Terms) -> Losses:
         return self._elbo(terms).plus(self.penalty(terms), _name(self))
@@ -74,15 +82,34 @@ class Sum(Objective):
     def warm_up(self) -> float:  # type: ignore[override]
         return max(part.warm_up for part in self.parts.values())
 
+    @property
+    def has_partners(self) -> bool:  # type: ignore[override]
+        return any(part.has_partners for part in self.parts.values())
+
     def check(self) -> None:
         for part in self.parts.values():
             part.check()
+        if sum(part.has_partners for part in self.parts.values()) > 1:
+            raise ValueError(f"{self!r} has two parts which give rows a partner, and there can be one; leave one out")
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
         for part in self.parts.values():
             part.prepare(model, rows)
         players = [part.player for part in self.parts.values() if part.player is not None]
         self.player = nn.ModuleList(players) if players else None
+
+    def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
+        return self._pairing().partners(rows, stream)
+
+    def partners_of_others(self, model: LatentVariableModel, rows: Batch, stream: torch.Generator) -> Tensor:
+        return self._pairing().partners_of_others(model, rows, stream)
+
+    def _pairing(self) -> Objective:
+        return next(part for part in self.parts.values() if part.has_partners)
+
+    def judge(self, means: dict[str, float]) -> float:
+        first, *others = self.parts.values()
+        return first.judge(means) + sum(part.judged_beside(means) for part in others if isinstance(part, Regulariser))
 
     def forward(self, terms: Terms) -> Losses:
         first, *others = self._names

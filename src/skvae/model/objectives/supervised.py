@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from skvae.data.batch import Batch
@@ -46,6 +47,16 @@ class Supervised(Objective):
     @property
     def warm_up(self) -> float:  # type: ignore[override]
         return self.objective.warm_up
+
+    @property
+    def has_partners(self) -> bool:  # type: ignore[override]
+        return self.objective.has_partners
+
+    def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
+        return self.objective.partners(rows, stream)
+
+    def partners_of_others(self, model: LatentVariableModel, rows: Batch, stream: torch.Generator) -> Tensor:
+        return self.objective.partners_of_others(model, rows, stream)
 
     def check(self) -> None:
         self.objective.check()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from skvae.model.checks import check, check_whole
+from skvae.model.checks import check, check_whole, is_number
 from skvae.model.likelihoods.base import soft_limit
 from skvae.model.posteriors.normal import LOG_SCALE_LIMIT, FullNormalPosterior, NormalFamily, NormalPosterior
 from skvae.model.priors.base import Prior
@@ -59,19 +59,28 @@ class GaussianMixture(Mixture):
     n_components : int
     covariance : {"diagonal", "full"}
         Independent dimensions within a component, or a covariance L Lᵀ of its own.
+    min_scale : float
+        The smallest σ of a component.
     """
 
     alias = "mixture"
     below: Tensor
 
-    def __init__(self, n_components: int = 10, covariance: str = "diagonal") -> None:
+    def __init__(
+        self,
+        n_components: int = 10,
+        covariance: str = "diagonal",
+        min_scale: float = math.exp(-LOG_SCALE_LIMIT),
+    ) -> None:
         super().__init__()
         self.n_components = n_components
         self.covariance = covariance
+        self.min_scale = min_scale
 
     def bind(self, latent_dim: int, n_context: int = 0) -> GaussianMixture:
         check_whole(self, "n_components", 1)
         check(self, "covariance", lambda v: v in ("diagonal", "full"), "'diagonal' or 'full'")
+        check(self, "min_scale", lambda v: is_number(v) and 0 < v < 1, "a number in (0, 1)")
         super().bind(latent_dim, n_context)
         n_squares = latent_dim if self.covariance == "diagonal" else latent_dim * (latent_dim + 1) // 2
         self.width = 2 * max(self.n_components, n_squares + latent_dim)  # in double precision
@@ -85,7 +94,7 @@ class GaussianMixture(Mixture):
         return self
 
     def components(self) -> NormalFamily:
-        log_scale = soft_limit(self.raw_log_scales, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
+        log_scale = soft_limit(self.raw_log_scales, math.log(self.min_scale), LOG_SCALE_LIMIT)
         if self.covariance == "diagonal":
             return NormalPosterior(self.means, log_scale)
         return FullNormalPosterior.of_factor(self.means, log_scale, self.raw_below, self.below)
@@ -106,9 +115,11 @@ class GaussianMixture(Mixture):
         """
         full = self.covariance == "full"
         scales = factors.diagonal(dim1=1, dim2=2) if full else factors
-        share = (scales.log() / LOG_SCALE_LIMIT).clamp(-1 + 1e-6, 1 - 1e-6)
-        self.logits.copy_(weights.log())
+        lower, upper = math.log(self.min_scale), LOG_SCALE_LIMIT
+        centre, half = (upper + lower) / 2, (upper - lower) / 2
+        share = ((scales.log() - centre) / half).clamp(-1 + 1e-6, 1 - 1e-6)
+        self.logits.copy_(weights.clamp(min=1e-6).log())
         self.means.copy_(means)
-        self.raw_log_scales.copy_(LOG_SCALE_LIMIT * torch.atanh(share))
+        self.raw_log_scales.copy_(half * torch.atanh(share) + centre)  # undoes `soft_limit`
         if full:
             self.raw_below.copy_(factors.flatten(1)[:, self.below])

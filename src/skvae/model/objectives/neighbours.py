@@ -1,0 +1,131 @@
+"""A term on the graph of nearest neighbours."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from skvae.data.batch import Batch
+from skvae.model.checks import check, check_weight, check_whole, is_number
+from skvae.model.neighbour_graph import Projection, nearest
+from skvae.model.objectives.base import Penalty
+from skvae.model.objectives.sums import Regulariser
+from skvae.model.vae import LatentVariableModel, Terms
+
+_ROWS_AT_ONCE = 8192
+SPACES = ("rows", "latents")
+
+
+class Neighbours(Regulariser):
+    r"""Keeps neighbours together: a contrastive loss on the graph of nearest neighbours.
+
+    .. math::
+        \frac1B \sum_i -a \log q(z_i, z_{p(i)})
+        + \log \Big[q(z_i, z_{p(i)}) + \sum_{j \ne i} q(z_i, z_j) + q(z_i, z_{p(j)})\Big],
+        \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2}
+
+    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and z draws from q(z|x), one of
+    each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm,
+    Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak 2023), whose maps are those of t-SNE, with an encoder;
+    a = 4 is about as much attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric: Sainburg, McInnes & Gentner
+    2021), which draws clusters together. Of draws, and in the unit of the prior, since means alone, or a scale that
+    is learned, would let the map shrink below the noise of q(z|x), and no mixture of draws could tell the clusters
+    apart.
+
+    The graph is made once, before training, from the embedded rows as the encoder sees them (of many features, their
+    first 50 principal components); with `space="latents"` from the posterior means of the model as it is then,
+    which is for models trained before. The best epoch is that of the best bound less `weight` times this term,
+    where held-out rows are given neighbours among the training rows.
+
+    Compares the rows of a batch: its value depends on which rows come together, and grows with their number.
+
+    Parameters
+    ----------
+    weight : float
+        Nats per nat of the term.
+    n_neighbors : int
+        k; fewer, where there are not so many other rows.
+    attraction : float
+        a, of at least 1: that of t-SNE; the default is about that of UMAP.
+    space : {"rows", "latents"}
+        Where neighbours are near.
+    """
+
+    alias = "neighbours"
+    has_partners = True
+    graph: Tensor | None
+
+    def __init__(
+        self, weight: float = 30.0, n_neighbors: int = 15, attraction: float = 4.0, space: str = "rows"
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.n_neighbors = n_neighbors
+        self.attraction = attraction
+        self.space = space
+        self.register_buffer("graph", None, persistent=False)
+
+    def check(self) -> None:
+        """Refuse parameters that are out of range."""
+        check_weight(self, "weight")
+        check_whole(self, "n_neighbors", 1)
+        check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
+        check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
+
+    def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
+        """Make the graph.
+
+        Raises
+        ------
+        ValueError
+            If there is no second row.
+        """
+        if len(rows) < 2:
+            raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
+        features = self._features(model, rows)
+        self._projection = Projection(features)
+        self._points = self._projection(features)
+        self.graph = nearest(self._points, self._points, min(self.n_neighbors, len(rows) - 1), others=True)
+
+    def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
+        assert self.graph is not None
+        drawn = torch.randint(self.graph.shape[1], (len(rows), 1), generator=stream, device=rows.device)
+        return self.graph.index_select(0, rows).gather(1, drawn).squeeze(1)
+
+    def partners_of_others(self, model: LatentVariableModel, rows: Batch, stream: torch.Generator) -> Tensor:
+        assert self.graph is not None
+        points = self._projection(self._features(model, rows))
+        found = nearest(points, self._points, self.graph.shape[1])
+        drawn = torch.randint(found.shape[1], (len(rows), 1), generator=stream, device=found.device)
+        return found.gather(1, drawn).squeeze(1)
+
+    def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
+        """Where the rows are, [n, F]."""
+        if self.space == "latents":
+            return torch.cat([model.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)])
+        return torch.cat([model.embedding(piece.values, piece.mask) for piece in rows.chunks(_ROWS_AT_ONCE)])
+
+    def penalty(self, terms: Terms) -> Penalty:
+        assert terms.partners is not None
+        here, there = terms.z[0], terms.partners  # [B, D] each
+        if here.shape != there.shape:
+            raise ValueError(
+                f"{self!r} compares the latents of rows, and this model has other ones for each label that a row may "
+                "have; use structure='joint'"
+            )
+        together = torch.log1p((here - there).square().sum(-1))  # −log q of each pair, [B]
+        every = torch.cat([here, there])  # [2 B, D]
+        squared = here.square().sum(-1).unsqueeze(-1) + every.square().sum(-1) - 2 * here @ every.mT  # [B, 2 B]
+        log_q = -torch.log1p(squared.clamp(min=0))
+        own = torch.eye(len(here), dtype=torch.bool, device=here.device)
+        log_q = torch.where(torch.cat([own, own], dim=1), -torch.inf, log_q)
+        if terms.weight is not None:
+            log_q = log_q + terms.weight.log().repeat(2)
+        apart = torch.logaddexp(log_q.logsumexp(-1), -together)
+        term = self.attraction * together + apart
+        return Penalty(loss=self.weight * term, named={"neighbours": term})
+
+    def judged_beside(self, means: dict[str, float]) -> float:
+        return -self.weight * means["neighbours"]
