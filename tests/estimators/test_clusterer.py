@@ -98,6 +98,12 @@ def test_auto_is_the_smallest_number_as_good_as_the_best(blobs, monkeypatch):
     assert model.held_out_bounds_[4] > model.held_out_bounds_[3] + 0.2
 
 
+def test_auto_finds_the_blobs(blobs):
+    model = VAEClusterer(n_clusters="auto", quality="fast", random_state=0).fit(blobs[0])
+    assert model.n_clusters_ == 4
+    assert adjusted_rand_score(blobs[1], model.labels_) > 0.95
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_mixed_table_with_holes(library):
     rng = np.random.default_rng(0)

@@ -424,16 +424,17 @@ def test_a_linear_model_reaches_probabilistic_pca():
     log_det = eigenvalues[:latent_dim].log().sum() + (n_columns - latent_dim) * noise.log()
     expected = -0.5 * (n_columns * np.log(2 * np.pi) + log_det + n_columns)
 
-    model = LatentVariableModel(
-        COLUMNS,
-        latent_dim=latent_dim,
-        encoder=MLP(()),
-        decoder=MLP(()),
-        posterior=DiagonalNormal(),
-        prior=StandardNormal(),
-        likelihood=Table("gaussian"),
-        masks=False,
-    )
+    with seeded_torch(0):
+        model = LatentVariableModel(
+            COLUMNS,
+            latent_dim=latent_dim,
+            encoder=MLP(()),
+            decoder=MLP(()),
+            posterior=DiagonalNormal(),
+            prior=StandardNormal(),
+            likelihood=Table("gaussian"),
+            masks=False,
+        )
     run(model, train=Batch(values), batch_size=200, max_epochs=750, learning_rate=0.02)
     with torch.no_grad():
         bound = ELBO()(model(Batch(values), Noise(1).normal("test", 500, 1, 1))).bound

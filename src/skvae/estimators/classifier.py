@@ -48,7 +48,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
         p(z) p(x|z) p(y|z), with q(z|x). "auto": "m2" or "joint", whichever predicts held-out labels better; below 100
-        labelled rows "m2" if there are rows without, else "joint".
+        labelled rows "m2" if there are rows without, else "joint". Whether a tenth of the encoder's units is dropped
+        in training, as otherwise it is, is then tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a

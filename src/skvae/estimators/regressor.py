@@ -42,7 +42,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     ----------
     structure : {"auto", "prior", "joint"}
         "prior": p(y) p(z|y) p(x|z), with q(z|x) and q(y|x) (Zhao, Adeli, Honnorat, Leng & Pohl 2019). "joint":
-        p(z) p(x|z) p(y|z), with q(z|x). "auto": the one that predicts held-out targets better.
+        p(z) p(x|z) p(y|z), with q(z|x). "auto": the one that predicts held-out targets better; and
+        whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then tried too.
     target_likelihood : "auto", str, Likelihood or dict
         p(y| …): "gaussian" and its like, as `likelihood` of VAE; a dict is by target. "auto": from 300 labelled rows
         on what a small probe predicts held-out targets best with, else normal with a predicted σ.
