@@ -276,3 +276,8 @@ def test_bad_questions(X):
         imputer.impute(X, 0)
     with pytest.raises(TypeError, match="VAEImputer has no parameter 'strategy'"):
         VAEImputer(strategy="mean")
+
+
+def test_images_are_refused():
+    with pytest.raises(ValueError, match=r"image_shape=\(2, 2\): VAEImputer is for tables; use VAE"):
+        VAEImputer(image_shape=(2, 2)).fit(np.zeros((60, 2, 2)))

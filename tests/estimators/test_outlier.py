@@ -225,3 +225,8 @@ def test_bad_questions(detector, frame):
         detector.report(frame, n_columns=-1)
     with pytest.raises(ValueError, match="feature names"):
         detector.predict(frame.drop(columns="fair"))
+
+
+def test_images_are_refused():
+    with pytest.raises(ValueError, match=r"image_shape=\(2, 2\): VAEOutlierDetector is for tables; use VAE"):
+        VAEOutlierDetector(image_shape=(2, 2)).fit(np.zeros((60, 2, 2)))

@@ -125,6 +125,7 @@ class VAEImputer(TransformerMixin, SingleVAE):
         TrainingError
             If the loss becomes and stays non-finite.
         """
+        self._refuse_images("impute")
         for name in ("add_indicator", "keep_empty_features", "sample_posterior"):
             value = self.get_params(deep=False)[name]
             if not isinstance(value, (bool, np.bool_)):

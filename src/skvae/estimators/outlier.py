@@ -121,6 +121,7 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
         TrainingError
             If the loss becomes and stays non-finite.
         """
+        self._refuse_images("score_samples")
         share = self.contamination
         if not (isinstance(share, str) and share == "auto") and not (is_number(share) and 0 < share <= 0.5):
             raise ValueError(f"contamination={share!r}: expected 'auto' or a share of rows in (0, 0.5]")

@@ -18,6 +18,15 @@ class SingleVAE(TakesVAEParameters):
 
     vae_: VAE
 
+    def _refuse_images(self, instead: str) -> None:
+        """Say what answers for images, whose pixels are not columns to look at one by one."""
+        shape = self.get_params(deep=False)["image_shape"]
+        if shape is not None:
+            raise ValueError(
+                f"image_shape={shape!r}: {type(self).__name__} is for tables; use VAE(image_shape={shape!r}).{instead}, "
+                "or pass the images as rows of a table, with image_shape=None"
+            )
+
     def _fit_vae(self, X: Any, y: Any, sample_weight: Any, validation_data: Any = None) -> None:
         """Fit `vae_`, or train it further where `warm_start` asks for that."""
         goes_on = self.get_params(deep=False)["warm_start"] and self.__sklearn_is_fitted__()
