@@ -23,8 +23,8 @@ class SingleVAE(TakesVAEParameters):
         shape = self.get_params(deep=False)["image_shape"]
         if shape is not None:
             raise ValueError(
-                f"image_shape={shape!r}: {type(self).__name__} is for tables; use VAE(image_shape={shape!r}).{instead}"
-                ", or pass the images as rows of a table, with image_shape=None"
+                f"image_shape={shape!r}: {type(self).__name__} is for tables; use "
+                f"VAE(image_shape={shape!r}).{instead}, or pass the images as rows of a table, with image_shape=None"
             )
 
     def _fit_vae(self, X: Any, y: Any, sample_weight: Any, validation_data: Any = None) -> None:
