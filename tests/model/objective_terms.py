@@ -49,8 +49,9 @@ def make_terms(
     observed = torch.arange(B * C).view(B, C) % 3 > 0 if masked else None
     weight = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
     batch = Batch(values, observed=observed, weight=weight)
+    partners = torch.randn(B, D, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     terms = Terms(z, q, prior, distribution, batch, progress, prior_eps=prior_eps)
-    terms.matrix = matrix
+    terms.matrix, terms.partners = matrix, partners
     return terms
 
 

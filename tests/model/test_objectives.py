@@ -13,6 +13,7 @@ from skvae.model import (
     RAE,
     BetaTCVAE,
     FactorVAE,
+    Neighbours,
     Objective,
     StandardNormal,
     Terms,
@@ -150,7 +151,7 @@ BY_ROW = [
     (FactorVAE(), "diagonal"),
     (IWAE() + FactorVAE(gamma=2.0), "diagonal"),
 ]
-BY_BATCH = [BetaTCVAE, DIPVAE, MMD]
+BY_BATCH = [BetaTCVAE, DIPVAE, MMD, Neighbours]
 
 
 @pytest.mark.parametrize(("objective", "posterior"), BY_ROW, ids=repr)
