@@ -12,13 +12,11 @@ import argparse
 import time
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 from sklearn.metrics import (
     adjusted_rand_score,
-    confusion_matrix,
     normalized_mutual_info_score,
     silhouette_score,
 )
@@ -27,6 +25,7 @@ from sklearn.model_selection import train_test_split
 
 from data import fashion_mnist
 from skvae import VAEClusterer
+from skvae.evaluation import clustering_accuracy
 
 
 def blobs():
@@ -75,12 +74,10 @@ PEERS = {
 
 
 def measures(y, labels, n_clusters):
-    table = confusion_matrix(y, labels)
-    rows, columns = linear_sum_assignment(-table)
     return {
         "ARI": adjusted_rand_score(y, labels),
         "NMI": normalized_mutual_info_score(y, labels),
-        "accuracy": table[rows, columns].sum() / len(y),
+        "accuracy": clustering_accuracy(y, labels),
         "clusters": len(np.unique(labels)),
         "empty": n_clusters - len(np.unique(labels)),
     }

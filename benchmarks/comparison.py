@@ -1,5 +1,6 @@
 """Models run over the splits of data sets, and the tables and counts of what they measured."""
 
+import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,18 @@ class Split(NamedTuple):
 
 Measures = dict[str, float]
 Model = Callable[[Split], Measures]
+
+
+def asked(about: str | None, data: Iterable[str]) -> argparse.Namespace:
+    """The command line of a benchmark over these data sets."""
+    names = list(data)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=names, choices=names, metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--quality", default="default")
+    parser.add_argument("--peers-only", action="store_true", help="leave out ours")
+    return parser.parse_args()
 
 
 class Results:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.nn import functional as F
 
 from data import ROOT, fashion_mnist, peer_python
 from skvae import VAE, ConvNet
+from skvae.evaluation import frechet_distance
 
 LATENT_DIM, BATCH_SIZE, LEARNING_RATE = 16, 128, 1e-3
 N_TEST = 5_000
@@ -63,13 +63,6 @@ class Features:
         return float((scores.argmax(1).numpy() == labels).mean())
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½) of two sets of features [n, d] (Fréchet 1957; Dowson & Landau 1982)."""
-    one, other = np.cov(a.T), np.cov(b.T)
-    root = sqrtm(one @ other)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(one + other) - 2 * np.trace(root).real)
-
-
 def sharpness(images: np.ndarray) -> float:
     """Mean over images of the variance of their Laplacian."""
     x = images.reshape(-1, 28, 28).astype(np.float64)
@@ -87,7 +80,7 @@ class Report:
         print(f"\n{'':58}{'Fréchet':>9}{'sharpness':>11}{'squared error':>15}")
 
     def line(self, name: str, images: np.ndarray, of: np.ndarray | None = None) -> float:
-        distance = frechet(self.features(images), self.target)
+        distance = frechet_distance(self.features(images), self.target)
         error = "" if of is None else f"{((images / 255.0 - of / 255.0) ** 2).mean():15.4f}"
         print(f"{name:58}{distance:9.2f}{sharpness(images) / self.sharp:11.2f}{error}", flush=True)
         return distance

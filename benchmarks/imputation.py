@@ -7,7 +7,6 @@ peers get standardised numbers, and an indicator of each level but the first, of
     python benchmarks/imputation.py [--data wine …] [--seeds 3] [--quality fast] [--peers-only]
 """
 
-import argparse
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 import skvae
-from comparison import OURS, Measures, Model, Results, Split
+from comparison import OURS, Measures, Model, Results, Split, asked
 from data import REGRESSION, adult
 
 SHARE = 0.3
@@ -103,13 +102,7 @@ def ours(quality: str) -> Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--quality", default="default")
-    parser.add_argument("--peers-only", action="store_true", help="leave out ours")
-    arguments = parser.parse_args()
+    arguments = asked(__doc__, DATA)
     warnings.simplefilter("ignore", ConvergenceWarning)
     models = {
         "SimpleImputer": peer(lambda seed: SimpleImputer()),

@@ -15,10 +15,10 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
 
 from data import fashion_mnist
 from skvae import ELBO, VAE, Neighbours
+from skvae.evaluation import continuity, knn_accuracy
 
 N_JUDGED = 2_000
 
@@ -82,10 +82,10 @@ MAPS = {
 def measures(X, y, X_test, y_test, Z, Z_test):
     found = {}
     for k in (1, 5):
-        found[f"{k}-NN"] = KNeighborsClassifier(k).fit(Z, y).score(Z_test, y_test)
+        found[f"{k}-NN"] = knn_accuracy(Z, y, Z_test, y_test, n_neighbors=k)
     X_some, Z_some = X_test[:N_JUDGED], Z_test[:N_JUDGED]
     found["trustworthiness"] = trustworthiness(X_some, Z_some, n_neighbors=15)
-    found["continuity"] = trustworthiness(Z_some, X_some, n_neighbors=15)  # the same with the two exchanged
+    found["continuity"] = continuity(X_some, Z_some, n_neighbors=15)
     return found
 
 

@@ -7,7 +7,6 @@ common class in turn, and all others are novel.
     python benchmarks/outliers.py [--data digits …] [--seeds 3] [--quality fast] [--peers-only]
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 
@@ -21,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 import skvae
-from comparison import OURS, Measures, Model, Results, Split
+from comparison import OURS, Measures, Model, Results, Split, asked
 from data import IMBALANCED, imbalanced
 
 _SETS = ("yeast6", "page-blocks-1-3_vs_4", "vowel0", "ecoli-0-1-4-7_vs_5-6", "pc1")
@@ -71,13 +70,7 @@ def scored(make) -> Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--quality", default="default")
-    parser.add_argument("--peers-only", action="store_true", help="leave out ours")
-    arguments = parser.parse_args()
+    arguments = asked(__doc__, DATA)
     models = {
         "IsolationForest": scored(lambda seed: IsolationForest(random_state=seed)),
         "LocalOutlierFactor": scored(lambda seed: LocalOutlierFactor(novelty=True)),

@@ -225,8 +225,8 @@ class ReconstructionDisplay(Display):
             original = schema.pictures(X)[:n_images]
             return cls(original=original, reconstructed=schema.pictures(vae.reconstruct(X))[:n_images]).plot(ax=ax)
         shown = picked(schema.modelled, columns, n_columns)
-        rows = selected(len(vae.transform(X)), max_rows, random_state)
         original, reconstructed = entries(vae, X), entries(vae, vae.reconstruct(X))
+        rows = selected(len(original), max_rows, random_state)
         return cls(
             original=original[rows][:, shown],
             reconstructed=reconstructed[rows][:, shown],

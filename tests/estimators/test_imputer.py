@@ -5,6 +5,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from checks_of_frames import CHECKS_OF_FRAMES
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
@@ -31,20 +32,7 @@ def test_scikit_learn_checks(estimator, check):
 
 
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_set_output_transform",
-        "check_set_output_transform_pandas",
-        "check_set_output_transform_polars",
-        "check_global_output_transform_pandas",
-        "check_global_set_output_transform_polars",
-        "check_transformer_get_feature_names_out",
-        "check_transformer_get_feature_names_out_pandas",
-        "check_dataframe_column_names_consistency",
-        "check_inplace_ensure_writeable",
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS_OF_FRAMES)
 @pytest.mark.parametrize("add_indicator", [False, True])
 def test_checks_that_check_estimator_leaves_out(check, add_indicator):
     getattr(estimator_checks, check)("VAEImputer", small(early_stopping=False, add_indicator=add_indicator))

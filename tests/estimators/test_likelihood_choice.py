@@ -117,4 +117,4 @@ def test_nothing_is_chosen_where_all_is_said(frame, monkeypatch):
     calls = []
     monkeypatch.setattr(base, "choose", lambda columns, undecided, rows, seed: calls.append(undecided) or {})
     small(likelihood=Gaussian("row")).fit(frame[["x", "spent"]])
-    assert calls == []
+    assert calls == [[]]

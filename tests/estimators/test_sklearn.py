@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from checks_of_frames import CHECKS_OF_FRAMES
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -55,20 +56,7 @@ def test_scikit_learn_checks(estimator, check):
 
 # These fit on a frame and transform an array or the other way round, of which scikit-learn warns.
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_set_output_transform",
-        "check_set_output_transform_pandas",
-        "check_set_output_transform_polars",
-        "check_global_output_transform_pandas",
-        "check_global_set_output_transform_polars",
-        "check_transformer_get_feature_names_out",
-        "check_transformer_get_feature_names_out_pandas",
-        "check_dataframe_column_names_consistency",
-        "check_inplace_ensure_writeable",
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS_OF_FRAMES)
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_checks_that_check_estimator_leaves_out(check, early_stopping):
     # The check of column names covers partial_fit only without early stopping.

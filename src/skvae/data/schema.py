@@ -216,7 +216,7 @@ class Schema:
                     codes = np.where(np.isnan(kept), codes, kept)
                 entries[i] = codes.astype(np.int64)
             else:
-                entries[i] = _round(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
+                entries[i] = on_grid(np.clip(numbers[:, j], column.lower, column.upper), column.resolution)
         missing = {i: holes[:, j] for j, i in enumerate(self._positions) if holes[:, j].any()}
         for i, its in (given or {}).items():
             missing[i] = np.isnan(its)
@@ -321,7 +321,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_WIDTH else text[: _SHOWN_WIDTH - 1] + "…"
 
 
-def _round(numbers: np.ndarray, resolution: float) -> np.ndarray:
+def on_grid(numbers: np.ndarray, resolution: float) -> np.ndarray:
+    """Numbers rounded as those of a column with this resolution; 0 for none."""
     if resolution == 0.0:
         return numbers
     if resolution < 1.0:

@@ -93,7 +93,18 @@ class also_parameter:
         vars(instance)[self.name] = value
 
 
-class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class TakesTables(BaseEstimator):
+    """An estimator of mixed tables with holes."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
     """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
     schema_: Any
@@ -183,10 +194,11 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if target is not None:
             rows = replace(rows, target=target.to(rows.values.device))
         rows = _weighted(rows, weight)
-        undecided = self.likelihood_.undecided(schema.modelled) if anew and isinstance(schema, Schema) else []
-        if made := choose(schema.modelled, undecided, rows, seed) if undecided else {}:
-            self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
-            self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
+        if anew:
+            undecided = self.likelihood_.undecided(schema.modelled) if isinstance(schema, Schema) else []
+            if made := choose(schema.modelled, undecided, rows, seed):
+                self._assemble(schema, settings, seed, {name: choice.likelihood for name, choice in made.items()})
+                self._decided = {"likelihood": {name: choice.to_dict() for name, choice in made.items()}}
         return rows, seed
 
     def _assemble(
@@ -454,9 +466,6 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 

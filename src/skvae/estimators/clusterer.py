@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +13,14 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture as MixtureFit
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.estimators.base import copy_features, new_seed, to_numpy
-from skvae.estimators.parameters import TakesVAEParameters, takes_parameters_of
+from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.settings import Settings
+from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.clusters import ClusterReport, describe_clusters
+from skvae.inference.latent_density import COVARIANCE_TYPES, take_over
 from skvae.model import GaussianMixture
 from skvae.model.checks import is_whole
 from skvae.training import Noise
@@ -32,11 +32,10 @@ _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
 _REVIVALS = 3
-_SHAPES = {"diagonal": "diag", "full": "full"}  # scikit-learn's names
 _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
-class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEParameters):
+class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, SingleVAE):
     """Clusters as the components of a mixture in the latent space of a VAE (Jiang et al. 2017).
 
     A VAE with the standard normal prior is trained first; mixtures of normals are fitted to draws from q(z|x) from
@@ -68,6 +67,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     held_out_bounds_ : dict of int to float
         Of the numbers of clusters tried by "auto", up to a constant.
     vae_ : VAE
+    history_, pretraining_ : History
+        Of the training with the mixture, and of that before.
 
     References
     ----------
@@ -82,8 +83,6 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     >>> VAEClusterer(n_clusters=3, max_epochs=20, random_state=0).fit_predict(X).shape
     (178,)
     """
-
-    vae_: VAE
 
     @takes_parameters_of(VAE)
     def __init__(
@@ -160,7 +159,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if len(z) > _ROWS_FOR_MIXTURES:
             z = z[np.random.default_rng(seed).choice(len(z), _ROWS_FOR_MIXTURES, replace=False)]
         floor = _FLOOR**2 * float(z.var(0).mean())
-        how = {"covariance_type": _SHAPES[self._covariance], "reg_covar": max(floor, 1e-12), "max_iter": 200}
+        how = {"covariance_type": COVARIANCE_TYPES[self._covariance], "reg_covar": max(floor, 1e-12), "max_iter": 200}
         return MixtureFit(n_components, n_init=n_init, random_state=seed, **how, **start).fit(z)
 
     def _drawn(self, vae: VAE, rows: Batch) -> np.ndarray:
@@ -183,9 +182,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         its = {name: value for name, value in first.model_.state_dict().items() if not name.startswith("prior.")}
         vae.model_.load_state_dict(its, strict=False)
         vae._objective.load_state_dict(first._objective.state_dict())
-        prior = vae.model_.prior
-        assert isinstance(prior, GaussianMixture)
-        _place(prior, mixture)
+        take_over(_components_of(vae), mixture)
         vae.settings_ = replace(
             settings,
             max_epochs=max(1, round(_JOINT_EPOCHS * settings.max_epochs)),
@@ -204,8 +201,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         but for their means, those of k-means, are read as k-means, which leaves none empty.
         """
         vae, k = self.vae_, self.n_clusters_
-        prior = vae.model_.prior
-        assert isinstance(prior, GaussianMixture)
+        prior = self._clusters
         z: np.ndarray | None = None
         for _ in range(_REVIVALS):
             sizes = np.bincount(self._responsibilities(train).argmax(1), minlength=k)
@@ -217,7 +213,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
                 means = to_numpy(prior.means).astype(np.float64)
             empty = np.flatnonzero(sizes == 0)
             means[empty] = z[np.argsort(density)[: len(empty)]]
-            _place(prior, self._mixture(z, k, seed, means_init=means))
+            take_over(prior, self._mixture(z, k, seed, means_init=means))
         if np.bincount(self._responsibilities(train).argmax(1), minlength=k).all():
             return
         places = to_numpy(vae._means(train)).astype(np.float64)
@@ -231,12 +227,13 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _responsibilities(self, rows: Batch) -> np.ndarray:
         """p(k|z) at the posterior mean of each row, [n, K]."""
-        vae = self.vae_
-        prior = vae.model_.prior
-        assert isinstance(prior, GaussianMixture)
-        z = vae._means(rows)
-        with vae._answering(len(rows)):
-            return to_numpy(prior.log_joint(z).softmax(-1))
+        z = self.vae_._means(rows)
+        with self.vae_._answering(len(rows)):
+            return to_numpy(self._clusters.log_joint(z).softmax(-1))
+
+    @property
+    def _clusters(self) -> GaussianMixture:
+        return _components_of(self.vae_)
 
     def _describe(self, rows: Batch) -> None:
         self.labels_ = self._responsibilities(rows).argmax(1)
@@ -262,9 +259,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     @property
     def cluster_centers_(self) -> Any:
         check_is_fitted(self)
-        prior = self.vae_.model_.prior
-        assert isinstance(prior, GaussianMixture)
-        return self.vae_._decode(prior.means.detach())
+        return self.vae_._decode(self._clusters.means.detach())
 
     def sample(self, n_samples: int = 1, *, cluster: int | None = None, random_state: Any = None) -> Any:
         """New rows, of one cluster or of all.
@@ -288,12 +283,10 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if not is_whole(cluster) or not 0 <= cluster < self.n_clusters_:
             raise ValueError(f"cluster={cluster!r}: expected a whole number from 0 to {self.n_clusters_ - 1}")
         noise = Noise(new_seed(random_state), vae._device)
-        prior = vae.model_.prior
-        assert isinstance(prior, GaussianMixture)
         with vae._answering(n_samples):
             chosen = torch.full((n_samples,), int(cluster), device=vae._device)
             eps = noise.normal("latents", 1, n_samples, vae.model_.latent_dim)
-            z = prior.components().rows(chosen).rsample(eps)[0]
+            z = self._clusters.components().rows(chosen).rsample(eps)[0]
         return vae._decode(z, draws=noise.stream("entries"))
 
     def describe(self) -> ClusterReport:
@@ -336,39 +329,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     # -- saving
 
-    def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Save the fitted estimator as a folder of JSON and safetensors; see `VAE.save`."""
-        check_is_fitted(self)
-        persistence.save(self, Path(path), overwrite=overwrite)
-
-    @property
-    def model_(self) -> Any:
-        return self.vae_.model_
-
-    @property
-    def history_(self) -> Any:
-        """The training with the mixture; `pretraining_` is what came before."""
-        return self.vae_.history_
-
-    @property
-    def schema_(self) -> Any:
-        """The columns of X as seen at fit."""
-        return self.vae_.schema_
-
-    def _objective_tensors(self) -> dict[str, torch.Tensor]:
-        return self.vae_._objective_tensors()
-
-    @property
-    def _saved_objective(self) -> Any:
-        return self.vae_._saved_objective
-
-    @_saved_objective.setter
-    def _saved_objective(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.vae_._saved_objective = tensors
-
     def _saved_state(self) -> dict[str, Any]:
-        return {
-            "vae": self.vae_._saved_state(),
+        return super()._saved_state() | {
             "n_clusters": self.n_clusters_,
             "min_scale": self._min_scale,
             "labels": self.labels_.tolist(),
@@ -393,9 +355,6 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
@@ -406,8 +365,7 @@ def _entries(rows: Batch) -> np.ndarray:
     return values if rows.observed is None else np.column_stack([values, to_numpy(rows.observed)])
 
 
-def _place(prior: GaussianMixture, fit: MixtureFit) -> None:
-    """Let a prior start from a mixture that scikit-learn fitted."""
-    full = prior.covariance == "full"
-    factors = np.linalg.cholesky(fit.covariances_) if full else np.sqrt(fit.covariances_)
-    prior.place(*(torch.from_numpy(p).to(prior.means.device) for p in (fit.weights_, fit.means_, factors)))
+def _components_of(vae: VAE) -> GaussianMixture:
+    prior = vae.model_.prior
+    assert isinstance(prior, GaussianMixture)
+    return prior

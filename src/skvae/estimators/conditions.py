@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from skvae.data.columns import Column, Kind
-from skvae.data.schema import Schema
+from skvae.data.schema import Schema, on_grid
 from skvae.data.storage import DATE, TEXT, parse_type, role_of, to_numbers
 from skvae.data.table import Table, read_table, show
 from skvae.exceptions import ColumnError, SamplingWarning
@@ -113,7 +113,7 @@ class Conditions:
                 nearest = np.abs(numbers[:, None] - asked.values).argmin(1)
                 entries[i] = asked.values[nearest]
             else:
-                entries[i] = np.clip(_on_grid(numbers, column.resolution), asked.low, asked.high)
+                entries[i] = np.clip(on_grid(numbers, column.resolution), asked.low, asked.high)
         return entries
 
 
@@ -165,11 +165,11 @@ class _Reader:
         low, high = max(low, column.lower), min(high, column.upper)
         step = column.resolution
         if step:  # the outermost points of the grid within
-            low, high = (float(_on_grid(np.array(end), step)) for end in (low, high))
+            low, high = (float(on_grid(np.array(end), step)) for end in (low, high))
             first, last = self._bounds(*what)
             low += step if low < first - _EPS * step else 0.0
             high -= step if high > last + _EPS * step else 0.0
-            low, high = (float(_on_grid(np.array(end), step)) for end in (low, high))
+            low, high = (float(on_grid(np.array(end), step)) for end in (low, high))
             if low > high:
                 raise self._error(f"is to be in {what!r}", f"it moves in steps of {step:g}", "widen the range")
         # Entries are rounded to the grid and cut to the bounds; all that then lies in the range counts.
@@ -261,15 +261,6 @@ def _position(schema: Schema, key: Any) -> int:
     if schema.container == "numpy" and isinstance(key, Integral) and -len(names) <= int(key) < len(names):
         return int(key) % len(names)
     raise ColumnError(f"conditions name column {key!r}, which the model does not have; it has {names[:20]}")
-
-
-def _on_grid(numbers: np.ndarray, resolution: float) -> np.ndarray:
-    """Numbers rounded as the Schema rounds them."""
-    if resolution == 0.0:
-        return numbers
-    if resolution < 1.0:
-        return np.round(numbers, round(-math.log10(resolution)))
-    return np.rint(numbers / resolution) * resolution
 
 
 def conditional_sample(

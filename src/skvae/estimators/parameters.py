@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
-from sklearn.base import BaseEstimator
-
+from skvae.estimators.base import TakesTables
 from skvae.estimators.vae import VAE
 
 
@@ -36,7 +35,7 @@ def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callabl
     return decorate
 
 
-class TakesVAEParameters(BaseEstimator):
+class TakesVAEParameters(TakesTables):
     """An estimator that makes a VAE of those of its parameters that are a VAE's."""
 
     def set_params(self, **params: Any) -> Self:

@@ -73,10 +73,3 @@ class SingleVAE(TakesVAEParameters):
 
     def __sklearn_is_fitted__(self) -> bool:
         return "vae_" in vars(self) and self.vae_.__sklearn_is_fitted__()
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags

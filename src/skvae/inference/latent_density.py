@@ -20,6 +20,8 @@ from skvae.training.randomness import Noise, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
 CHOICES = ("auto", "mixture", "flow")
+# What scikit-learn calls the covariances of a mixture.
+COVARIANCE_TYPES = {"diagonal": "diag", "full": "full"}
 
 # With fewer rows the noise of the comparison would decide.
 _MIN_ROWS = 300
@@ -194,7 +196,7 @@ def _maximise_expectation(prior: GaussianMixture, z: Tensor, seed: int) -> None:
     centre, unit = z.mean(0), z.std(0, correction=0).clamp(min=1e-6)
     em = ExpectationMaximisation(
         prior.n_components,
-        covariance_type="diag" if prior.covariance == "diagonal" else "full",
+        covariance_type=COVARIANCE_TYPES[prior.covariance],
         init_params="k-means++",
         random_state=seed % 2**32,
         max_iter=_MAX_ITERATIONS,
@@ -204,11 +206,20 @@ def _maximise_expectation(prior: GaussianMixture, z: Tensor, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         em.fit(((z - centre) / unit).double().cpu().numpy())
-    weights, means, covariances = (torch.from_numpy(a) for a in (em.weights_, em.means_, em.covariances_))
+    take_over(prior, em, centre, unit)
+
+
+def take_over(
+    prior: GaussianMixture, fit: ExpectationMaximisation, centre: Tensor | None = None, unit: Tensor | None = None
+) -> None:
+    """Give a prior the components of scikit-learn's mixture, fitted in units [D] about a centre [D] of latents."""
+    weights, means, covariances = (torch.from_numpy(a) for a in (fit.weights_, fit.means_, fit.covariances_))
     full = prior.covariance == "full"
     factors = torch.linalg.cholesky(covariances) if full else covariances.sqrt()
-    unit = unit.double().cpu()
-    prior.place(weights, means * unit + centre.cpu(), factors * (unit.unsqueeze(1) if full else unit))
+    if unit is not None:
+        unit = unit.double().cpu()
+        means, factors = means * unit, factors * (unit.unsqueeze(1) if full else unit)
+    prior.place(weights, means if centre is None else means + centre.cpu(), factors)
 
 
 def _climb(prior: Prior, z: Tensor, n_steps: int, noise: Noise) -> None:
