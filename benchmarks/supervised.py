@@ -9,7 +9,7 @@ generation      gradient boosting trained on as many drawn rows as there are tra
 oversampling    average precision of gradient boosting and of logistic regression after oversampling; five folds.
 
     python benchmarks/supervised.py [--sections regression …] [--data concrete …] [--seeds 5] [--first 0]
-        [--n-estimators 1] [--quality default] [--images 20000] [--peers-only]
+        [--n-estimators auto] [--quality default] [--images 20000] [--peers-only]
 """
 
 import argparse
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--n-estimators", type=int, default=1)
+    parser.add_argument("--n-estimators", type=lambda n: n if n == "auto" else int(n), default="auto")
     parser.add_argument("--quality", default="default")
     parser.add_argument("--images", type=int, default=20_000, help="training images of Fashion-MNIST")
     parser.add_argument("--peers-only", action="store_true", help="leave out our estimators")

@@ -534,7 +534,7 @@ def test_number_of_labels_asked_for(m2):
     [
         ({"structure": "prior"}, r"structure='prior': expected one of \('auto', 'm2', 'm1\+m2', 'joint'\)"),
         ({"target_weight": -1}, "target_weight=-1: expected 'auto' or a number > 0"),
-        ({"n_estimators": True}, "n_estimators=True: expected a whole number ≥ 1"),
+        ({"n_estimators": True}, "n_estimators=True: expected 'auto' or a whole number ≥ 1"),
         ({"class_weight": "even"}, "class_weight.*'even'"),
         ({"class_weight": {7: 2.0}}, "not in class_weight"),
         ({"validation_fraction": 0}, "validation_fraction=0: expected"),

@@ -483,7 +483,7 @@ def test_targets_that_cannot_be_asked_for(y, message, prior_model):
         ({"target_weight": 0}, "target_weight=0: expected 'auto' or a number > 0"),
         ({"target_weight": np.inf}, "target_weight=inf"),
         ({"target_weight": "large"}, "target_weight='large'"),
-        ({"n_estimators": 0}, "n_estimators=0: expected a whole number ≥ 1"),
+        ({"n_estimators": 0}, "n_estimators=0: expected 'auto' or a whole number ≥ 1"),
         ({"n_estimators": 1.5}, "n_estimators=1.5"),
         ({"calibration_fraction": -0.1}, r"calibration_fraction=-0.1: expected a share in \[0, 1\)"),
         ({"calibration_fraction": 1}, "calibration_fraction=1: expected"),
@@ -567,8 +567,8 @@ def test_warm_start_holds_the_same_rows_out(monkeypatch):
     trained, kept = [], []
     inner = VAERegressor._held_out
 
-    def spy(self, rows, seed):
-        pieces = inner(self, rows, seed)
+    def spy(self, rows, seed, member=0):
+        pieces = inner(self, rows, seed, member)
         trained.append(set(pieces[0].index.tolist()) | set(pieces[1].index.tolist()))
         kept.append(set(pieces[2].index.tolist()))
         return pieces
@@ -579,7 +579,7 @@ def test_warm_start_holds_the_same_rows_out(monkeypatch):
     model.fit(X, Y)
     assert model.estimators_ == members
     assert len(model.history_) == 4
-    assert len(kept) == 3
+    assert len(kept) == 5
     assert not set.union(*trained) & set.union(*kept)
 
 

@@ -180,14 +180,15 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
             check_consistent_length(X, y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
+        labelled = target is not None and not bool(target.isnan().any())
         if anew:
             if isinstance(table, RawTable):
                 _warn_of_identifiers(table, params["column_kinds"] or {})
             schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
-            settings = settle(params, schema, table.n_rows)
+            settings = settle(params, schema, table.n_rows, labelled)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
-            self._continue(params, table.n_rows)
+            self._continue(params, table.n_rows, labelled)
             # Each continuation draws its own noise, whatever the seed.
             seed += self.history_.info["n_steps"]
         rows = self._encode(table)
@@ -260,7 +261,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
         other._decided = dict(self._decided)
         return other
 
-    def _continue(self, params: dict[str, Any], n_rows: int) -> None:
+    def _continue(self, params: dict[str, Any], n_rows: int, labelled: bool) -> None:
         """Settle for more training of the same model what may change from fit to fit."""
         for name, before in self._made_from.items():
             if repr(params[name]) != before:
@@ -268,7 +269,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
                     f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
                     "fit a new one with warm_start=False"
                 )
-        now = settle(params, self.schema_, n_rows)
+        now = settle(params, self.schema_, n_rows, labelled)
         self.settings_ = replace(
             Settings.from_dict(self.settings_),
             max_epochs=now.max_epochs,

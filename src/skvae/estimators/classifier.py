@@ -55,8 +55,9 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
         tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
         labels better; `trials_` and `history_.info` show it.
-    n_estimators : int
-        Members of an ensemble, whose probabilities are averaged.
+    n_estimators : int or "auto"
+        Members of an ensemble, whose probabilities are averaged. "auto": 5 for 100 to 20,000 rows, all with a label,
+        if `max_epochs` is left open and `quality` is not "fast"; else 1.
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     unlabelled : "auto", None or label
@@ -105,7 +106,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         *,
         structure: str = "auto",
         target_weight: float | str = "auto",
-        n_estimators: int = 1,
+        n_estimators: int | str = "auto",
         class_weight: Any = None,
         unlabelled: Any = "auto",
     ) -> None: ...

@@ -53,9 +53,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
         tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
         targets better; `trials_` and `history_.info` show it.
-    n_estimators : int
-        Members of an ensemble, which differ in their weights at first and in the noise of their training. The
-        predictive distribution is the mixture of theirs.
+    n_estimators : int or "auto"
+        Members of an ensemble, which differ in their weights at first, in the noise of their training and in the
+        rows that are held out to choose by. The predictive distribution is the mixture of theirs. "auto": 5 for 100
+        to 20,000 rows, all with a target, if `max_epochs` is left open and `quality` is not "fast"; else 1.
     calibration_fraction : float
         Share of the labelled rows (at least 20, at most 1,000) that serve nothing but `predict_interval`; 0 for
         none. None are set aside below 100 labelled rows.
@@ -101,7 +102,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         structure: str = "auto",
         target_likelihood: Any = "auto",
         target_weight: float | str = "auto",
-        n_estimators: int = 1,
+        n_estimators: int | str = "auto",
         calibration_fraction: float = 0.1,
     ) -> None: ...
 
@@ -315,19 +316,20 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         return ["joint", "prior"] if self._has_prior(StandardNormal) else ["joint"]
 
     def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
-        """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else."""
-        self._spread = None
-        if validation is not None:
-            found = self._predictive_of(self.estimators_, validation)
-            if all(has_density(part) for part in found._pieces[0]):
-                y = self._in_units(validation)
-                self._spread = found.best_spread(y, _SPREADS)
-        self._residuals = np.zeros((0, len(self._columns)))
+        """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else.
+
+        Stretched by the latter, where there are some: intervals do not depend on it, as a factor of all σ cancels.
+        """
+        self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
+        held_out = validation if calibration is None else calibration
+        if held_out is None:
+            return
+        found, y = self._predictive_of(self.estimators_, held_out), self._in_units(held_out)
+        if all(has_density(part) for part in found._pieces[0]):
+            self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
             found = self._predictive_of(self.estimators_, calibration, calibrated=True)
-            n = len(calibration)
-            distance = np.abs(self._in_units(calibration) - found.mean().reshape(n, -1))
-            self._residuals = distance / found.std().reshape(n, -1)
+            self._residuals = np.abs(y - found.mean().reshape(y.shape)) / found.std().reshape(y.shape)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""

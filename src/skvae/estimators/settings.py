@@ -24,6 +24,9 @@ _STEPS = {"fast": 3_000, "default": 8_000, "high": 40_000}
 # that a small table gets (chosen by cross-validation on wine, iris, diabetes and breast cancer).
 _PATIENCE, _FEWEST_STEPS, _STEPS_PER_ROW = 0.1, 1_500, 8
 _WIDTH = {"fast": 128, "default": 256, "high": 512}
+# Of tables with a target for every row: the smallest batches, and the learning rate (chosen on splits inside the
+# training rows of red wine and concrete).
+_SUPERVISED_BATCH, _SUPERVISED_RATE = 128, 1e-3
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Settings:
         return cls(**{"latent_density": None, **state, "hidden_sizes": None if sizes is None else tuple(sizes)})
 
 
-def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int) -> Settings:
+def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int, supervised: bool = False) -> Settings:
     """Settle the parameters of an estimator for `n_rows` training rows of these columns or images.
+
+    `supervised` says that each of the rows has a target.
 
     Raises
     ------
@@ -70,9 +75,12 @@ def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int) ->
     width = _WIDTH[quality] if n_rows >= 2_000 else 128
     hidden_sizes = auto("hidden_sizes", None if of_images else (width, width))
     hidden_sizes = None if hidden_sizes is None else tuple(hidden_sizes)
-    batch_size = int(auto("batch_size", min(256, max(32, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
-    steps_per_epoch = max(1, n_rows // batch_size)
     is_linear = hidden_sizes == () and params["encoder"] is None and params["decoder"] is None
+    supervised = supervised and params["max_epochs"] == "auto"  # given epochs are to be of many steps
+    smallest = _SUPERVISED_BATCH if supervised else 32
+    batch_size = int(auto("batch_size", min(256, max(smallest, 2 ** round(math.log2(max(n_rows, 1) / 40))))))
+    learning_rate = 1e-2 if is_linear else _SUPERVISED_RATE if supervised else 2e-3
+    steps_per_epoch = max(1, n_rows // batch_size)
     n_steps = _STEPS[quality]
     masks = not is_linear and len(columns) > 1 and (not of_images or columns[0].missing > 0)
     if not params["early_stopping"] and not is_linear:
@@ -83,7 +91,7 @@ def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int) ->
         hidden_sizes=hidden_sizes,
         max_epochs=int(auto("max_epochs", min(2_000, max(20, n_steps // steps_per_epoch)))),
         batch_size=batch_size,
-        learning_rate=float(auto("learning_rate", 1e-2 if is_linear else 2e-3)),
+        learning_rate=float(auto("learning_rate", learning_rate)),
         patience=int(auto("patience", max(20, math.ceil(_PATIENCE * _STEPS[quality] / steps_per_epoch)))),
         # A linear encoder cannot answer for every subset of columns at once.
         masking=float(auto("masking", 0.25 if masks else 0.0)),

@@ -35,6 +35,8 @@ _MIN_LABELLED_FOR_BINS = 300
 _MIN_LABELLED_SHARE = 0.25
 # Draws of z for a prediction through p(y|z), and rows predicted at once.
 _N_DRAWS, _ROWS_AT_ONCE = 64, 2048
+# Members of an ensemble where that is left open, up to so many rows: beyond, they agree, and each takes long.
+_MEMBERS, _MAX_ROWS_FOR_MEMBERS = 5, 20_000
 # Rows set aside for calibration, at least and at most.
 _MIN_CALIBRATION, _MAX_CALIBRATION = 20, 1_000
 # α per labelled row, but no more than so much per column of x; and the factor of the lighter one that is tried too.
@@ -98,11 +100,12 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             one = self._best_of_trials(task, first, train, validation, seed)
             assert one._task is not None
             task, others, members = one._task, one.settings_, [one]
-        for k in range(len(members), self.n_estimators):
-            members.append(_trained(first, task, others, train, validation, seed + k))
-        for k, member in enumerate(members):
-            member._fit_latent_density(train, validation, seed + k)
-            member.history_.info |= {"structure": task.structure, "target_weight": task.weight}
+        for k in range(self._n_members(rows)):
+            its_train, its_validation, _ = self._held_out(rows, seed, k)
+            if k == len(members):
+                members.append(_trained(first, task, others, its_train, its_validation, seed + k))
+            members[k]._fit_latent_density(its_train, its_validation, seed + k)
+            members[k].history_.info |= {"structure": task.structure, "target_weight": task.weight}
         self._finish(members, task, train, validation, calibration)
         return self
 
@@ -161,6 +164,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         info = model.history_.info
         if info["stopped"] == "early" or info["best_epoch"] <= _LATE * short["max_epochs"]:
             return model
+        if params["patience"] == "auto":  # the quarter has shown that most of it is needed
+            planned = planned | {"patience": max(planned["patience"], planned["max_epochs"] // 2)}
         longer, its_log_p = trained(task, planned)
         return longer if its_log_p.mean() > log_p.mean() else model
 
@@ -183,7 +188,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         y = self._targets(y, reset=True)
         first, rows, seed = self._first(X, y, sample_weight)
         task = self._default_task(rows)
-        members = [first._sibling(task, seed + k) for k in range(self.n_estimators)]
+        members = [first._sibling(task, seed + k) for k in range(self._n_members(rows))]
         for k, member in enumerate(members):
             member._train(rows, None, seed + k, decay=False)
         self.trials_ = []
@@ -208,11 +213,11 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             )
         weight = self._row_weight(y, sample_weight)
         target = torch.from_numpy(y.astype(np.float32))
-        for member in self.estimators_:
+        for k, member in enumerate(self.estimators_):
             member.set_params(**self._vae_params())
             rows, seed = member._begin(X, y, weight, anew=False, target=target)
-            # The same rows are held out for all, lest those that calibrate had served a member.
-            held_out = self._held_out(rows, self.estimators_[0]._noise_seed) if decay else (rows, None, None)
+            # By the same seed for all, lest the rows that calibrate had served a member.
+            held_out = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
             train, validation, calibration = held_out
             member._train(_repeated(train), validation, seed, decay=decay)
             if decay:
@@ -237,8 +242,9 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         weight = params["target_weight"]
         if weight != "auto" and not (is_number(weight) and 0 < weight < float("inf")):
             raise ValueError(f"target_weight={weight!r}: expected 'auto' or a number > 0")
-        if not is_whole(params["n_estimators"]) or params["n_estimators"] < 1:
-            raise ValueError(f"n_estimators={params['n_estimators']!r}: expected a whole number ≥ 1")
+        n = params["n_estimators"]
+        if n != "auto" and not (is_whole(n) and n >= 1):
+            raise ValueError(f"n_estimators={n!r}: expected 'auto' or a whole number ≥ 1")
 
     def _default_task(self, rows: Batch) -> Task:
         """What is done where validation does not choose."""
@@ -260,6 +266,15 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         """A tenth of the labelled rows (Kingma et al. 2014, section 4), at most ten per column."""
         return float(min(_PER_COLUMN * rows.values.shape[1], max(1.0, _PER_LABELLED * self._n_labelled(rows))))
 
+    def _n_members(self, rows: Batch) -> int:
+        params = self.get_params(deep=False)
+        if params["n_estimators"] != "auto":
+            return int(params["n_estimators"])
+        n_labelled = self._n_labelled(rows)
+        in_a_hurry = params["quality"] == "fast" or params["max_epochs"] != "auto" or n_labelled < len(rows)
+        several = not in_a_hurry and _MIN_LABELLED_TO_SPLIT <= n_labelled <= _MAX_ROWS_FOR_MEMBERS
+        return _MEMBERS if several else 1
+
     def _n_labelled(self, rows: Batch) -> int:
         return len(self._labelled(rows))
 
@@ -269,8 +284,12 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         assert rows.target is not None
         return (~rows.target.isnan()).all(1).nonzero().squeeze(1)
 
-    def _held_out(self, rows: Batch, seed: int) -> tuple[Batch, Batch | None, Batch | None]:
-        """Rows to train on, labelled ones to choose by, and labelled ones that serve calibration alone."""
+    def _held_out(self, rows: Batch, seed: int, member: int = 0) -> tuple[Batch, Batch | None, Batch | None]:
+        """Rows to train a member on, labelled ones to choose by, and labelled ones that serve calibration alone.
+
+        The last are the same for all members. Where there are some, each member has others of the rest to choose by,
+        so that hardly a row is lost to the training of an ensemble; else all choose by, and calibrate on, the same.
+        """
         params = self.get_params(deep=False)
         order = self._order(rows, Noise(seed, "cpu").stream("split"))
         n, fraction = len(order), params.get("calibration_fraction", 0)
@@ -283,9 +302,10 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
                 f"validation_fraction={params['validation_fraction']!r} and calibration_fraction={fraction!r} leave "
                 f"none of {n} labelled rows to train on; choose smaller ones"
             )
+        calibration, others = order.split([n_calibration, n - n_calibration])
+        validation = (others.roll(-member * n_validation) if n_calibration else others)[:n_validation]
         rest = torch.ones(len(rows), dtype=torch.bool, device=order.device)
-        rest[order[: n_calibration + n_validation]] = False
-        calibration, validation = order[: n_calibration + n_validation].split([n_calibration, n_validation])
+        rest[torch.cat([calibration, validation])] = False
         return (
             rows.rows(rest.nonzero().squeeze(1)),
             rows.rows(validation.sort().values) if n_validation else None,
