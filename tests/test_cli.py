@@ -9,18 +9,21 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import skvae
+from commands import answer as answer_of
+from commands import done, run
 from skvae import VAE, cli, shell
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2"
+answer = partial(answer_of, text=["kind"])
 COMMANDS = ("fit", "transform", "reconstruct", "sample", "predict", "score", "impute", "info", "diagnose", "evaluate")
 
 
@@ -49,7 +52,7 @@ def folder(tmp_path_factory):
         write([table().append_column("id", pa.array(range(60)))], "more.csv")
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # for equal sums in equal order
-        done("fit t.csv -o m.vae", *shlex.split(SMALL))
+        done("fit t.csv -o m.vae", SMALL)
         yield folder
         torch.set_num_threads(n_threads)
 
@@ -57,20 +60,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vae(folder):
     return skvae.load("m.vae")
-
-
-def run(command, *more, data=None):
-    return CliRunner().invoke(cli.app, [*shlex.split(command), *more], input=data, prog_name="skvae")
-
-
-def done(command, *more, data=None):
-    result = run(command, *more, data=data)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def answer(command, *more, data=None):
-    return read(io.BytesIO(done(command, *more, data=data).stdout_bytes), text=["kind"])
 
 
 def test_fit_is_the_estimators_fit(folder, vae):
@@ -338,7 +327,7 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
     monkeypatch.setattr(cli, "_PIECE", 5)
     calls = iter([table()])
-    monkeypatch.setattr(VAE, "sample", lambda *args, **kwargs: next(calls, None) or interrupted())
+    monkeypatch.setattr(VAE, "_sample", lambda *args, **kwargs: next(calls, None) or interrupted())
     assert run(f"sample m.vae -n 20 -o {tmp_path}/x.csv").exit_code == 130
     assert not list(tmp_path.iterdir())
 
