@@ -7,9 +7,8 @@ any command of any program is in `skvae.shell`. What needs torch is imported whe
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +141,8 @@ def fit(
             "--column-kind",
             metavar="COLUMN=KIND",
             help="continuous, integer, binary, categorical, ordinal or date, where another kind would be inferred; "
-            "may be repeated. A categorical column of a csv file is read as text, so that 007 is not 7.",
+            "or identifier, which is not modelled: rows keep theirs, new rows get new ones; may be repeated. A "
+            "categorical column of a csv file is read as text, so that 007 is not 7.",
         ),
     ] = None,
     drop: Annotated[
@@ -187,6 +187,7 @@ def fit(
     own_parts(part)
 
     from skvae import VAE, cli_images, cli_targets, persistence
+    from skvae.data import source
 
     if task not in (None, *cli_targets.TASKS):
         raise typer.BadParameter(f"{task!r}: expected one of {cli_targets.TASKS}", param_hint="--task")
@@ -199,8 +200,7 @@ def fit(
         cli_images.refuse_table_options(**{"target": targets, "drop": drop, "column-kind": kinds})
         rows: Any = cli_images.read(data, params.get("image_shape"))
     else:
-        labels = [name for name, kind in kinds.items() if kind == "categorical"]
-        rows = _without(read(data, labels), drop or ())
+        rows = _without(read(data, **source.reading(kinds)), drop or ())
         _check_columns(rows, targets, "--target")
     y = None
     if targets:
@@ -220,15 +220,24 @@ def transform(
 ) -> None:
     """Reduce rows to latents.
 
-    A row of latents holds the means of q(z|x).
+    A row of latents holds the means of q(z|x), behind the row's identifiers if the model has columns of that kind.
 
     \b
     Examples:
       skvae transform wine.vae wine.csv -o latents.csv
       skvae transform wine.vae < wine.csv | head
     """
+    from skvae.data import source
+    from skvae.data.columns import Kind
+
     vae, rows, _ = _asked(model, data, output, format, part)
-    write([vae.transform(rows)], output, format, vae.get_feature_names_out())
+    latents = source.as_arrow(vae.transform(rows), list(vae.get_feature_names_out()))
+    for k, column in enumerate(vae.schema_.columns):
+        if column.kind == Kind.IDENTIFIER:
+            latents = latents.add_column(
+                len(latents.column_names) - vae.model_.latent_dim, column.name, rows.column(k)
+            )
+    write([latents], output, format, [])
 
 
 @app.command()
@@ -296,10 +305,9 @@ def sample(
     of_rows = cli_targets.of_rows(fitted)
     _check_decoded(of_rows, output, format)
     conditions = cli_conditions.parsed(where, of_rows.schema_) or None
-    draw = cli_targets.drawer(fitted, decode, target, conditions)
-    sizes = [min(_PIECE, n_samples - first) for first in range(0, n_samples, _PIECE)] or [n_samples]
-    pieces = (draw(size, random_state) for size, random_state in zip(sizes, _seeds(seed), strict=False))
-    with progress(pieces, len(sizes), talks(ctx) and len(sizes) > 1) as shown:
+    pieces = cli_targets.drawn(fitted, n_samples, _PIECE, decode, target, conditions, seed)
+    n_pieces = -(-n_samples // _PIECE)
+    with progress(pieces, n_pieces, talks(ctx) and n_pieces > 1) as shown:
         _write(cli_targets.of_rows(fitted), shown, output, format)
 
 
@@ -563,12 +571,3 @@ def _completed(whole: pa.Table, filled: Any, number: int | None) -> pa.Table:
     if number is not None:
         columns = {"imputation": pa.array([number] * len(whole)), **columns}
     return pa.table(columns)
-
-
-def _seeds(seed: int | None) -> Iterator[int | None]:
-    """One for each piece; the first is that given, so that a single piece is what `VAE.sample` draws."""
-    import numpy as np
-
-    yield seed
-    for piece in itertools.count(1):
-        yield None if seed is None else int(np.random.SeedSequence([seed, piece]).generate_state(1)[0] >> 1)

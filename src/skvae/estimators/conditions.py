@@ -80,6 +80,13 @@ class Conditions:
         for key, what in wanted.items():
             i = _position(schema, key)
             column = schema.columns[i]
+            if column.kind == Kind.IDENTIFIER:
+                raise _error(
+                    column,
+                    f"is to be {what!r}",
+                    "it is an identifier, which is not modelled: new rows get new ones",
+                    "leave the condition out",
+                )
             if what is None:
                 if column.missing == 0:
                     raise _error(column, "is to be missing", "no entry was missing at fit", "leave the condition out")
@@ -264,9 +271,12 @@ def _position(schema: Schema, key: Any) -> int:
 
 
 def conditional_sample(
-    vae: VAE, n_samples: int, wanted: Mapping[Any, Any], decode: str, noise: Noise
+    vae: VAE, n_samples: int, wanted: Mapping[Any, Any], decode: str, noise: Noise, n_before: int
 ) -> tuple[Any, SamplingReport]:
-    """Rows that meet the conditions, in pieces, and the report on them; see `VAE.sample`."""
+    """Rows that meet the conditions, in pieces, and the report on them; see `VAE.sample`.
+
+    `n_before` rows of the same table were drawn before.
+    """
     conditions = Conditions(vae.schema_, wanted)
     pieces, reports = [], []
     for number, first in enumerate(range(0, n_samples, _ROWS_AT_ONCE)):
@@ -289,10 +299,10 @@ def conditional_sample(
             f"conditions {conditions} are rare under this model: the {n_samples} rows rest on as many latents as "
             f"{report.effective_size:.0f} independent draws would; take them with care, or loosen a condition",
             SamplingWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     encoded = torch.cat(pieces).double().cpu().numpy()
-    return vae.schema_.decode(encoded, given=conditions.given(encoded)), report
+    return vae.schema_.decode(encoded, given=conditions.given(encoded), identifiers=n_before), report
 
 
 def completed_sample(vae: VAE, n_samples: int, partial: Any, noise: Noise) -> Any:

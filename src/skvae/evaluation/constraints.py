@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skvae.data.columns import NUMERIC, Column, Kind
+from skvae.data.identifiers import identifiers
 from skvae.data.schema import Schema
 from skvae.data.table import read_table
 from skvae.evaluation.tables import Rows
@@ -94,7 +95,7 @@ def find_constraints(X: Any) -> list[Constraint]:
     x1 ≤ x2
     """
     table = read_table(X)
-    columns = Schema.infer(table).columns
+    columns = Schema.infer(table, {found.name: Kind.IDENTIFIER for found in identifiers(table)}).columns
     return constraints_of(Rows(columns, table.numbers))
 
 

@@ -57,7 +57,8 @@ def quality_report(
     target : column name, position, or list of them, optional
         What is to be predicted from the other columns; the last column if not given. At most 100 levels.
     column_kinds : mapping of column name (or position) to kind, optional
-        As in `VAE`, where another kind than the one inferred from the real table is wanted.
+        As in `VAE`, where another kind than the one inferred from the real table is wanted. Identifiers are left out
+        of the report, those that are recognised (see `left_out`) and those of which it is said here.
     max_rows : int
         Of more rows, so many drawn at random are looked at where the work grows with the square of their number:
         density and coverage, and, of the synthetic ones, the distances to closest records, which see up to

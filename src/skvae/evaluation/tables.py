@@ -11,7 +11,7 @@ import numpy as np
 from skvae.data.columns import DISCRETE, NUMERIC, Column, Kind
 from skvae.data.identifiers import identifiers
 from skvae.data.schema import Schema
-from skvae.data.source import opened, text_columns
+from skvae.data.source import opened, reading, text_columns
 from skvae.data.storage import EMPTY, NUMBER, PLURAL, TRUTH
 from skvae.data.table import Table, read_table
 from skvae.exceptions import ColumnError
@@ -67,7 +67,8 @@ def read_tables(
     """Read the tables of a report; kinds and levels are inferred from the real one.
 
     Columns are found by name (by position, of arrays), in any order. Columns with a value of its own in every row,
-    such as identifiers and free text, are left out, for no two samples of them agree.
+    such as identifiers and free text, are left out, for no two samples of them agree; and those that `column_kinds`
+    makes identifiers.
 
     Raises
     ------
@@ -76,10 +77,10 @@ def read_tables(
     ValueError
         Fewer than 20 rows.
     """
-    labels = [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
-    table = _read(opened(real, text=labels), "real")
-    odd = {found.name for found in identifiers(table, column_kinds or {})}
+    table = _read(opened(real, **reading(column_kinds)), "real")
     schema = Schema.infer(table, column_kinds)
+    odd = {found.name for found in identifiers(table, column_kinds or {})}
+    odd |= {column.name for column in schema.columns if column.kind == Kind.IDENTIFIER}
     kept = [i for i, column in enumerate(schema.columns) if column.name not in odd]
     if not kept:
         raise ColumnError(
