@@ -12,6 +12,7 @@ import torch
 from skvae.data.batch import Batch
 from skvae.data.build import build_table, identifier_entries
 from skvae.data.columns import MODELLED, NUMERIC, Column, Kind
+from skvae.data.constraints import Constraint, constraints_of
 from skvae.data.infer import infer_columns
 from skvae.data.storage import DATE, EMPTY, NUMBER, PLURAL, TEXT, TRUTH, parse_type, role_of
 from skvae.data.table import Table, show
@@ -27,6 +28,7 @@ _ROWS_AT_ONCE = 1024  # standardised in float64 in pieces that stay in the cache
 _AT_FIT = {NUMBER: "numeric", TRUTH: "true or false", DATE: "a date", TEXT: "text"}
 
 _SHOWN_COLUMNS, _SHOWN_LEVELS, _SHOWN_WIDTH = 40, 4, 32
+_SHOWN_RULES = 8
 
 
 class Schema:
@@ -44,9 +46,14 @@ class Schema:
     container : {"numpy", "pandas", "polars", "pyarrow"}
     n_rows : int
         Number of rows it was inferred from.
+    constraints : tuple of Constraint
+        Rules that none of these rows violates; see `evaluation.find_constraints`. They are found, and not imposed.
     """
 
-    def __init__(self, columns: Iterable[Column], container: str, n_rows: int) -> None:
+    def __init__(
+        self, columns: Iterable[Column], container: str, n_rows: int, constraints: Iterable[Constraint] = ()
+    ) -> None:
+        self.constraints = tuple(constraints)
         self.columns = tuple(columns)
         self.container = container
         self.n_rows = n_rows
@@ -82,7 +89,7 @@ class Schema:
             A column without any entry, an override that the column cannot have, or no column that varies.
         """
         columns = infer_columns(table, column_kinds or {}, allowed)
-        schema = cls(columns, table.container, table.n_rows)
+        schema = cls(columns, table.container, table.n_rows, constraints_of(columns, table.numbers))
         if not schema.modelled:
             what = "an identifier" if columns[0].kind == Kind.IDENTIFIER else "constant"
             alike = all(column.kind == columns[0].kind for column in columns)
@@ -281,11 +288,17 @@ class Schema:
             "container": self.container,
             "n_rows": self.n_rows,
             "columns": [column.to_dict() for column in self.columns],
+            "constraints": [rule.to_dict() for rule in self.constraints],
         }
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Schema:
-        return cls([Column.from_dict(column) for column in state["columns"]], state["container"], state["n_rows"])
+        return cls(
+            [Column.from_dict(column) for column in state["columns"]],
+            state["container"],
+            state["n_rows"],
+            [Constraint.from_dict(rule) for rule in state.get("constraints", ())],
+        )
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -312,6 +325,10 @@ class Schema:
         ]
         if len(self.columns) > _SHOWN_COLUMNS:
             lines.append(f"… and {len(self.columns) - _SHOWN_COLUMNS} more columns")
+        if self.constraints:
+            shown = ", ".join(str(rule) for rule in self.constraints[:_SHOWN_RULES])
+            more = len(self.constraints) - _SHOWN_RULES
+            lines.append(f"no row violates: {shown}" + (f" and {more} more rules" if more > 0 else ""))
         return "\n".join(lines)
 
     def _contents(self, i: int) -> str:

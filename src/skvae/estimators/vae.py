@@ -116,7 +116,8 @@ class VAE(BaseVAE):
     Attributes
     ----------
     schema_ : Schema
-        The columns as seen at fit.
+        The columns as seen at fit; `schema_.constraints` are rules that no row violates (sums of columns, a ≤ b),
+        found and not imposed.
     model_ : LatentVariableModel
         The torch module; `encoder_` and `decoder_` are its parts.
     likelihood_ : Table

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skvae.evaluation.constraints import constraint_rates, constraints_of
+from skvae.evaluation.constraints import constraint_rates
 from skvae.evaluation.learners import MAX_CLASSES, TargetScore, target_scores, two_sample_auc
 from skvae.evaluation.neighbours import Closeness, closeness, coordinates, density_coverage
 from skvae.evaluation.report import ColumnQuality, PairQuality, QualityReport, RareLevel
@@ -127,7 +127,7 @@ def quality_report(
         pairs=_pairs(rows, trend, held_trend),
         rare_levels=rare,
         rare_within=float(np.mean([0.5 <= level.ratio <= 2.0 for level in told])) if told else None,
-        constraints=constraint_rates(constraints_of(rows), made),
+        constraints=constraint_rates(tables.constraints, made),
         left_out=tables.left_out,
     )
 

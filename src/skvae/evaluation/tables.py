@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skvae.data.columns import DISCRETE, NUMERIC, Column, Kind
+from skvae.data.constraints import Constraint
 from skvae.data.identifiers import identifiers
 from skvae.data.schema import Schema
 from skvae.data.source import opened, reading, text_columns
@@ -53,12 +54,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tables:
-    """What is compared: rows of the real table, of the synthetic one and, where given, held-out real rows."""
+    """What is compared: rows of the real table, of the synthetic one and, where given, held-out real rows.
+
+    `left_out` are columns that are not compared, `constraints` rules between the others that the real rows keep.
+    """
 
     real: Rows
     synthetic: Rows
     holdout: Rows | None
     left_out: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
 
 
 def read_tables(
@@ -94,7 +99,8 @@ def read_tables(
         for name, X in (("synthetic", synthetic), ("holdout", holdout))
     ]
     assert others[0] is not None
-    return Tables(_encode(table, columns, kept), others[0], others[1], tuple(sorted(odd)))
+    rules = tuple(rule for rule in schema.constraints if not odd & {*rule.left, *rule.right})
+    return Tables(_encode(table, columns, kept), others[0], others[1], tuple(sorted(odd)), rules)
 
 
 def _read(X: Any, name: str) -> Table:
