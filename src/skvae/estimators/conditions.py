@@ -63,6 +63,8 @@ class Conditions:
     ----------
     encoded : dict of int to Condition
         By position among the modelled columns.
+    absent : tuple of int
+        Of these, those that are to be missing.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Conditions:
         self.encoded: dict[int, Condition] = {}
         self._asked: dict[int, _Asked] = {}
         self._missing: list[int] = []
+        absent: list[int] = []
         modelled = [column.name for column in schema.modelled]
         for key, what in wanted.items():
             i = _position(schema, key)
@@ -91,6 +94,8 @@ class Conditions:
                 if column.missing == 0:
                     raise _error(column, "is to be missing", "no entry was missing at fit", "leave the condition out")
                 self._missing.append(i)
+                if column.name in modelled:
+                    absent.append(modelled.index(column.name))
                 continue
             read = _Reader(schema, i)
             condition, asked = read.discrete(what) if column.levels is not None else read.numeric(what)
@@ -99,6 +104,7 @@ class Conditions:
             self.encoded[modelled.index(column.name)] = condition
             if asked is not None:
                 self._asked[i] = asked
+        self.absent = tuple(absent)
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={what!r}" for name, what in self._wanted.items())
@@ -284,7 +290,12 @@ def conditional_sample(
         try:
             with vae._answering(size * _LATENTS_PER_ROW):
                 values, report = sample_given(
-                    vae.model_, conditions.encoded, size, noise.stream("given", number), draw=decode == "draw"
+                    vae.model_,
+                    conditions.encoded,
+                    size,
+                    noise.stream("given", number),
+                    draw=decode == "draw",
+                    absent=conditions.absent,
                 )
         except Impossible:
             raise ValueError(

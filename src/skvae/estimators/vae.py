@@ -344,9 +344,10 @@ class VAE(BaseVAE):
         conditions : dict of column to value, (low, high), set of values or None; or a data frame, optional
             Of columns, by name (of an array: or position): a value is returned exactly, a range holds its ends, of
             which None is an open one, of a set any value may come, and None is for a missing entry, which says
-            nothing about the others. A frame has partial rows, with any of the columns: each is returned completed,
-            what is present as it is, `n_samples` times, one table below the other. Latents are proposed by what the
-            encoder makes of the conditions, and weighed by importance, as `inference.conditional_sampling` has it.
+            something about the others if `missing` models why. A frame has partial rows, with any of the columns:
+            each is returned completed, what is present as it is, `n_samples` times, one table below the other.
+            Latents are proposed by what the encoder makes of the conditions, and weighed by importance, as
+            `inference.conditional_sampling` has it.
         decode : {"draw", "mean"}
             Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes; those with
             conditions are drawn.
