@@ -119,6 +119,22 @@ def test_sample_is_made_in_pieces(vae, monkeypatch, tmp_path):
     )
 
 
+def test_no_piece_has_more_rows_than_it_may(vae, monkeypatch, tmp_path):
+    sizes, sample = [], VAE._sample
+
+    def spied(self, n_samples, *args):
+        sizes.append(n_samples)
+        return sample(self, n_samples, *args)
+
+    monkeypatch.setattr(VAE, "_sample", spied)
+    done(f"sample m.vae -n 40000 -o {tmp_path / 's.parquet'}")
+    assert sizes == [16_384, 16_384, 40_000 - 2 * 16_384]
+    assert len(read(tmp_path / "s.parquet")) == 40_000
+    failed = run(f"sample m.vae -n 0 -o {tmp_path / 'none.csv'}")
+    assert (failed.exit_code, failed.stderr) == (1, "skvae: error: n_samples=0: expected a whole number ≥ 1\n")
+    assert not (tmp_path / "none.csv").exists()
+
+
 def test_parquet_through_pipes(vae):
     content = done("sample m.vae -n 9 --seed 0 --format parquet").stdout_bytes
     assert content.startswith(b"PAR1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from skvae.data.columns import Column, Kind
+from skvae.data.image_schema import ImageSchema
 from skvae.data.schema import Schema, on_grid
 from skvae.data.storage import DATE, TEXT, parse_type, role_of, to_numbers
 from skvae.data.table import Table, read_table, show
@@ -274,6 +276,23 @@ def _position(schema: Schema, key: Any) -> int:
     if schema.container == "numpy" and isinstance(key, Integral) and -len(names) <= int(key) < len(names):
         return int(key) % len(names)
     raise ColumnError(f"conditions name column {key!r}, which the model does not have; it has {names[:20]}")
+
+
+def check_conditions(vae: VAE, wanted: Any) -> None:
+    """Refuse what is neither a mapping nor partial rows, and anything that is asked of images."""
+    if wanted is None:
+        return
+    if isinstance(vae.schema_, ImageSchema):
+        raise ValueError(
+            "conditions are for the columns of tables, and this is a model of images; complete images of which some "
+            "pixels are missing (NaN) with `impute`"
+        )
+    is_table = isinstance(wanted, (Mapping, str, os.PathLike)) or hasattr(wanted, "columns") or np.ndim(wanted) == 2
+    if not is_table:
+        raise ValueError(
+            f"conditions={wanted!r}: expected a dict, such as {{{vae.schema_.columns[0].name!r}: …}}, or a data "
+            "frame of partial rows"
+        )
 
 
 def conditional_sample(

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, also_parameter, new_seed, seeds_of_batches, to_numpy
-from skvae.estimators.conditions import completed_sample, conditional_sample
+from skvae.estimators.conditions import check_conditions, completed_sample, conditional_sample
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -426,6 +426,7 @@ class VAE(BaseVAE):
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
+        check_conditions(self, conditions)
         noise = Noise(new_seed(random_state), self._device)
         if conditions is not None and not isinstance(conditions, Mapping):
             if return_report or decode != "draw":
