@@ -53,7 +53,7 @@ def plot(
 
     import skvae
     from skvae import cli_images, cli_targets, plotting
-    from skvae.drawing import import_pyplot
+    from skvae.plotting.drawing import import_pyplot
 
     fitted = skvae.load(model, parts=own_parts(part))
     vae = cli_targets.of_rows(fitted)

@@ -12,6 +12,8 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from skvae.data.columns import NUMERIC, Column, Kind
 
+REAL, MODEL, MUTED = "#4878a8", "#e07b39", "#b8b8b8"
+
 # A colour column of whole numbers with more values than this is a quantity.
 MAX_CLASSES = 20
 _MAX_BARS, _MAX_BINS, _BAR_NAME = 12, 30, 14
