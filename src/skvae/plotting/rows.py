@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
 from skvae.data.columns import Column
 from skvae.data.image_schema import ImageSchema
+from skvae.data.source import opened
 from skvae.plotting.drawing import (
     MODEL,
     MUTED,
@@ -21,6 +23,7 @@ from skvae.plotting.drawing import (
     entries,
     label_dates,
     picked,
+    rows_at,
     selected,
     show,
     size_of,
@@ -82,14 +85,17 @@ class ReconstructionDisplay(Display):
         vae = vae_of(estimator)
         schema = vae.schema_
         if isinstance(schema, ImageSchema):
-            original = schema.pictures(X)[:n_images]
-            return cls(original=original, reconstructed=schema.pictures(vae.reconstruct(X))[:n_images]).plot(ax=ax)
+            images = vae._table(X)
+            first = replace(images, pixels=images.pixels[:n_images], index=None)
+            return cls(original=schema.pictures(first), reconstructed=schema.pictures(vae.reconstruct(first))).plot(
+                ax=ax
+            )
         shown = picked(schema.modelled, columns, n_columns)
-        original, reconstructed = entries(vae, X), entries(vae, vae.reconstruct(X))
-        rows = selected(len(original), max_rows, random_state)
+        X = opened(X, schema)
+        rows = rows_at(X, selected(len(X), max_rows, random_state))
         return cls(
-            original=original[rows][:, shown],
-            reconstructed=reconstructed[rows][:, shown],
+            original=entries(vae, rows)[:, shown],
+            reconstructed=entries(vae, vae.reconstruct(rows))[:, shown],
             columns=[schema.modelled[j] for j in shown],
         ).plot(ax=ax)
 
