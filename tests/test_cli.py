@@ -19,7 +19,7 @@ import torch
 import skvae
 from commands import answer as answer_of
 from commands import done, run
-from skvae import VAE, cli, shell
+from skvae import VAE, cli, cli_ask, shell
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2"
@@ -104,7 +104,7 @@ def test_score_tells_the_mean(vae):
 
 
 def test_sample_is_made_in_pieces(vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_PIECE", 20)
+    monkeypatch.setattr(cli_ask, "_PIECE", 20)
     whole = answer("sample m.vae -n 50 --seed 3")
     assert whole.slice(0, 20).to_pydict() == vae.sample(20, random_state=3).to_pydict()
     assert len(whole) == 50
@@ -341,7 +341,7 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(VAE, "fit", interrupted)
     result = run(f"fit t.csv -o {tmp_path}/m")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
-    monkeypatch.setattr(cli, "_PIECE", 5)
+    monkeypatch.setattr(cli_ask, "_PIECE", 5)
     calls = iter([table()])
     monkeypatch.setattr(VAE, "_sample", lambda *args, **kwargs: next(calls, None) or interrupted())
     assert run(f"sample m.vae -n 20 -o {tmp_path}/x.csv").exit_code == 130

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from commands import answer, done, run
-from skvae import cli
+from skvae import cli_ask
 from skvae.data.source import read, write
 
 QUICK = "--seed 0 --set hidden_sizes=(4,) --set latent_dim=2 --set max_epochs=1"
@@ -41,7 +41,7 @@ def test_rows_keep_theirs():
 
 @pytest.mark.parametrize("model", ["rows.vae", "y.vae", "y.vae --target y=1.5", "y.vae --decode mean"])
 def test_new_ones_run_on_from_piece_to_piece(model, monkeypatch):
-    monkeypatch.setattr(cli, "_PIECE", 20)
+    monkeypatch.setattr(cli_ask, "_PIECE", 20)
     new = answer(f"sample -n 50 {model}", text=["note"])
     assert new["key"].to_pylist() == list(range(560, 610))
     assert new["note"].to_pylist() == [f"note-{k}" for k in range(1, 51)]

@@ -177,6 +177,12 @@ def own_parts(part: Sequence[str] | None) -> list[type]:
     return found
 
 
+def load(model: Path, part: Sequence[str] | None) -> Any:
+    import skvae
+
+    return skvae.load(model, parts=own_parts(part))
+
+
 def pairs(texts: Iterable[str] | None, option: str) -> Iterator[tuple[str, str]]:
     """Names and values of an option's NAME=VALUE texts; columns may have an = in their names."""
     for text in texts or ():
