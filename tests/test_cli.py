@@ -9,18 +9,21 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import skvae
-from skvae import VAE, cli, shell
+from commands import answer as answer_of
+from commands import done, run
+from skvae import VAE, cli, cli_ask, shell
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2"
+answer = partial(answer_of, text=["kind"])
 COMMANDS = ("fit", "transform", "reconstruct", "sample", "predict", "score", "impute", "info", "diagnose", "evaluate")
 
 
@@ -49,7 +52,7 @@ def folder(tmp_path_factory):
         write([table().append_column("id", pa.array(range(60)))], "more.csv")
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # for equal sums in equal order
-        done("fit t.csv -o m.vae", *shlex.split(SMALL))
+        done("fit t.csv -o m.vae", SMALL)
         yield folder
         torch.set_num_threads(n_threads)
 
@@ -57,20 +60,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vae(folder):
     return skvae.load("m.vae")
-
-
-def run(command, *more, data=None):
-    return CliRunner().invoke(cli.app, [*shlex.split(command), *more], input=data, prog_name="skvae")
-
-
-def done(command, *more, data=None):
-    result = run(command, *more, data=data)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def answer(command, *more, data=None):
-    return read(io.BytesIO(done(command, *more, data=data).stdout_bytes), text=["kind"])
 
 
 def test_fit_is_the_estimators_fit(folder, vae):
@@ -115,7 +104,7 @@ def test_score_tells_the_mean(vae):
 
 
 def test_sample_is_made_in_pieces(vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_PIECE", 20)
+    monkeypatch.setattr(cli_ask, "_PIECE", 20)
     whole = answer("sample m.vae -n 50 --seed 3")
     assert whole.slice(0, 20).to_pydict() == vae.sample(20, random_state=3).to_pydict()
     assert len(whole) == 50
@@ -128,6 +117,22 @@ def test_sample_is_made_in_pieces(vae, monkeypatch, tmp_path):
     assert answer("sample m.vae -n 5 --seed 3 --decode mean").to_pydict() == (
         vae.sample(5, decode="mean", random_state=3).to_pydict()
     )
+
+
+def test_no_piece_has_more_rows_than_it_may(vae, monkeypatch, tmp_path):
+    sizes, sample = [], VAE._sample
+
+    def spied(self, n_samples, *args):
+        sizes.append(n_samples)
+        return sample(self, n_samples, *args)
+
+    monkeypatch.setattr(VAE, "_sample", spied)
+    done(f"sample m.vae -n 40000 -o {tmp_path / 's.parquet'}")
+    assert sizes == [16_384, 16_384, 40_000 - 2 * 16_384]
+    assert len(read(tmp_path / "s.parquet")) == 40_000
+    failed = run(f"sample m.vae -n 0 -o {tmp_path / 'none.csv'}")
+    assert (failed.exit_code, failed.stderr) == (1, "skvae: error: n_samples=0: expected a whole number ≥ 1\n")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_parquet_through_pipes(vae):
@@ -336,9 +341,9 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(VAE, "fit", interrupted)
     result = run(f"fit t.csv -o {tmp_path}/m")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
-    monkeypatch.setattr(cli, "_PIECE", 5)
+    monkeypatch.setattr(cli_ask, "_PIECE", 5)
     calls = iter([table()])
-    monkeypatch.setattr(VAE, "sample", lambda *args, **kwargs: next(calls, None) or interrupted())
+    monkeypatch.setattr(VAE, "_sample", lambda *args, **kwargs: next(calls, None) or interrupted())
     assert run(f"sample m.vae -n 20 -o {tmp_path}/x.csv").exit_code == 130
     assert not list(tmp_path.iterdir())
 

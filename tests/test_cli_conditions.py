@@ -9,7 +9,7 @@ import typer
 from pyarrow import csv
 from typer.testing import CliRunner
 
-from skvae import VAE, Gaussian, cli
+from skvae import VAE, Gaussian, cli, cli_ask
 from skvae.cli_conditions import parsed
 
 
@@ -99,7 +99,7 @@ def test_rows_meet_the_conditions(vae, model):
 
 
 def test_large_numbers_go_piece_by_piece(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_PIECE", 20)
+    monkeypatch.setattr(cli_ask, "_PIECE", 20)
     to = tmp_path / "new.csv"
     run = CliRunner().invoke(cli.app, ["sample", model, "-n", "70", "--where", "smokes=true", "-o", str(to)])
     assert run.exit_code == 0, run.stderr

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from typer.testing import CliRunner
 
-from skvae import cli
+from commands import run
 from skvae.data.source import write
 from skvae.evaluation import quality_report
 
@@ -27,10 +25,6 @@ def folder(tmp_path_factory):
             rows = {"x": x, "code": rng.choice(["1", "2"], 80), "sold": x + rng.normal(size=80) > 0}
             write([pa.table(rows)], name)
         yield folder
-
-
-def run(command):
-    return CliRunner().invoke(cli.app, shlex.split(command), prog_name="skvae")
 
 
 def test_answers_are_the_reports(tmp_path):

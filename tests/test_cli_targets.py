@@ -5,19 +5,21 @@ from __future__ import annotations
 import io
 import json
 import re
-import shlex
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from typer.testing import CliRunner
 
 import skvae
-from skvae import VAEClassifier, VAERegressor, cli, cli_targets
+from commands import answer as answer_of
+from commands import done, run
+from skvae import VAEClassifier, VAERegressor, cli_targets
 from skvae.data.source import read, write
 
 SMALL = "--seed 0 --set latent_dim=2 --set hidden_sizes=(8,) --set max_epochs=2 --set structure=joint"
 QUICK = "--seed 0 --set hidden_sizes=(4,) --set max_epochs=1 --set structure=joint"
+answer = partial(answer_of, text=["room", "grade", "grade_predicted"])
 PARAMS = {"latent_dim": 2, "hidden_sizes": (8,), "max_epochs": 2, "structure": "joint", "random_state": 0}
 
 
@@ -59,20 +61,6 @@ def regressor(folder):
 @pytest.fixture(scope="module")
 def classifier(folder):
     return skvae.load("grade.vae")
-
-
-def run(*commands, data=None):
-    return CliRunner().invoke(cli.app, shlex.split(" ".join(commands)), input=data, prog_name="skvae")
-
-
-def done(*commands, data=None):
-    result = run(*commands, data=data)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def answer(*commands, data=None, text=("room", "grade", "grade_predicted")):
-    return read(io.BytesIO(done(*commands, data=data).stdout_bytes), text=text)
 
 
 def features():

@@ -6,6 +6,8 @@ import datetime as dt
 import matplotlib
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from matplotlib import pyplot
 from sklearn.datasets import load_digits
@@ -141,6 +143,20 @@ def test_images_above_their_reconstructions(digits):
     np.testing.assert_allclose(shown[22:30, :8], X[10] / 255)
     assert shown.shape == (4 * 9 + 4, 10 * 9)
     assert np.isnan(shown[22:30, 5 * 9 :]).all()
+
+
+@pytest.mark.parametrize("to", [lambda X: X, pl.from_pandas, pa.Table.from_pandas], ids=["pandas", "polars", "arrow"])
+def test_only_what_is_shown_is_reconstructed(digits, to, monkeypatch):
+    n_rows, reconstruct = [], VAE.reconstruct
+    monkeypatch.setattr(VAE, "reconstruct", lambda self, X: n_rows.append(len(X)) or reconstruct(self, X))
+    ReconstructionDisplay.from_estimator(digits, X, n_images=15)
+    frame = to(table().assign(height=170.5 + np.arange(N)))
+    vae = VAE(latent_dim=1, hidden_sizes=(4,), max_epochs=1, random_state=0).fit(frame)
+    display = ReconstructionDisplay.from_estimator(vae, frame, max_rows=50)
+    assert n_rows == [15, 50]
+    shown = np.rint(display.original[:, 0] - 170.5).astype(int)
+    every = np.asarray(reconstruct(vae, frame)["height"])
+    np.testing.assert_allclose(display.reconstructed[:, 0], every[shown], rtol=1e-5)
 
 
 def test_columns_against_their_reconstructions(rows):

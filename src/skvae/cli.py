@@ -1,54 +1,43 @@
 """The command `skvae`: a thin face over the estimators, for tables in files and pipes.
 
-A command opens model and rows with `_asked`, asks the model, and writes the answer with `write`; what it shares with
-any command of any program is in `skvae.shell`. What needs torch is imported where it is used, so that
-`skvae --help` need not wait for it.
+`fit` and `info` are here, the commands that ask a model in `skvae.cli_ask`; what they share with any command of any
+program is in `skvae.shell`. What needs torch is imported where it is used, so that `skvae --help` need not wait for it.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skvae.cli_ask import diagnose, impute, predict, reconstruct, sample, score, transform
 from skvae.cli_evaluate import evaluate
 from skvae.cli_plots import plot
 from skvae.shell import (
     AsJson,
     Data,
-    Draws,
-    Format,
     Model,
-    Output,
     Parts,
     Seed,
     Shell,
     aligned,
-    check_output,
     end_on_sigterm,
+    load,
     own_parts,
     pairs,
     plain,
-    progress,
     read,
     say,
     talks,
     value_of,
     with_params,
-    write,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from skvae import VAE
-
-# Rows that `sample` makes at a time.
-_PIECE = 16_384
 
 
 app = typer.Typer(
@@ -142,7 +131,8 @@ def fit(
             "--column-kind",
             metavar="COLUMN=KIND",
             help="continuous, integer, binary, categorical, ordinal or date, where another kind would be inferred; "
-            "may be repeated. A categorical column of a csv file is read as text, so that 007 is not 7.",
+            "or identifier, which is not modelled: rows keep theirs, new rows get new ones; may be repeated. A "
+            "categorical column of a csv file is read as text, so that 007 is not 7.",
         ),
     ] = None,
     drop: Annotated[
@@ -187,6 +177,7 @@ def fit(
     own_parts(part)
 
     from skvae import VAE, cli_images, cli_targets, persistence
+    from skvae.data import source
 
     if task not in (None, *cli_targets.TASKS):
         raise typer.BadParameter(f"{task!r}: expected one of {cli_targets.TASKS}", param_hint="--task")
@@ -199,8 +190,7 @@ def fit(
         cli_images.refuse_table_options(**{"target": targets, "drop": drop, "column-kind": kinds})
         rows: Any = cli_images.read(data, params.get("image_shape"))
     else:
-        labels = [name for name, kind in kinds.items() if kind == "categorical"]
-        rows = _without(read(data, labels), drop or ())
+        rows = _without(read(data, **source.reading(kinds)), drop or ())
         _check_columns(rows, targets, "--target")
     y = None
     if targets:
@@ -214,206 +204,8 @@ def fit(
         say(f"{output}: {len(rows)} rows{what}, {model.history_!r}")
 
 
-@app.command()
-def transform(
-    model: Model, data: Data = "-", output: Output = "-", format: Format = None, part: Parts = None
-) -> None:
-    """Reduce rows to latents.
-
-    A row of latents holds the means of q(z|x).
-
-    \b
-    Examples:
-      skvae transform wine.vae wine.csv -o latents.csv
-      skvae transform wine.vae < wine.csv | head
-    """
-    vae, rows, _ = _asked(model, data, output, format, part)
-    write([vae.transform(rows)], output, format, vae.get_feature_names_out())
-
-
-@app.command()
-def reconstruct(
-    model: Model, data: Data = "-", output: Output = "-", format: Format = None, part: Parts = None
-) -> None:
-    """Encode rows and decode them again.
-
-    The result is what the latents retain of each row: means of numbers and dates, modes of levels.
-
-    \b
-    Examples:
-      skvae reconstruct wine.vae wine.csv -o smooth.parquet
-    """
-    vae, rows, _ = _asked(model, data, output, format, part, decoded=True)
-    _write(vae, [vae.reconstruct(rows)], output, format, getattr(rows, "column_names", None))
-
-
-@app.command()
-def sample(
-    ctx: typer.Context,
-    model: Model,
-    n_samples: Annotated[int, typer.Option("-n", "--n-samples", metavar="N", help="Number of rows.")] = 1,
-    output: Output = "-",
-    format: Format = None,
-    seed: Seed = None,
-    decode: Annotated[
-        str, typer.Option("--decode", metavar="draw|mean", help="Draw entries, or take their mean or mode.")
-    ] = "draw",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            metavar="COLUMN=VALUE",
-            help="Rows for this value of the model's target; of several targets, each is to be given.",
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where",
-            metavar="CONDITION",
-            help="Rows that meet it: sex=F, city={Bern,Oslo}, 30<=age<40, income>50000, income= for a missing one; "
-            "may be repeated, and then all are met.",
-        ),
-    ] = None,
-    part: Parts = None,
-) -> None:
-    """Generate new rows.
-
-    They are made and written piece by piece, so that there may be any number of them. Of a model with a target, it
-    is the last column.
-
-    \b
-    Examples:
-      skvae sample wine.vae -n 1000 -o new.csv
-      skvae sample wine.vae -n 10000000 --seed 0 -o new.parquet
-      skvae sample people.vae -n 1000 --where sex=F --where "30<=age<40"
-      skvae sample houses.vae -n 100 --target price=250000
-      skvae sample wine.vae -n 50 | skvae score wine.vae -
-    """
-    from skvae import cli_conditions, cli_targets
-
-    fitted = _load(model, part)
-    of_rows = cli_targets.of_rows(fitted)
-    _check_decoded(of_rows, output, format)
-    conditions = cli_conditions.parsed(where, of_rows.schema_) or None
-    draw = cli_targets.drawer(fitted, decode, target, conditions)
-    sizes = [min(_PIECE, n_samples - first) for first in range(0, n_samples, _PIECE)] or [n_samples]
-    pieces = (draw(size, random_state) for size, random_state in zip(sizes, _seeds(seed), strict=False))
-    with progress(pieces, len(sizes), talks(ctx) and len(sizes) > 1) as shown:
-        _write(cli_targets.of_rows(fitted), shown, output, format)
-
-
-@app.command()
-def predict(
-    model: Model,
-    data: Data = "-",
-    output: Output = "-",
-    format: Format = None,
-    std: Annotated[bool, typer.Option("--std", help="Add the standard deviation, price_std.")] = False,
-    interval: Annotated[
-        float | None,
-        typer.Option(
-            "--interval", metavar="SHARE", help="Add price_low and price_high, which hold the target of so many rows."
-        ),
-    ] = None,
-    quantile: Annotated[
-        list[float] | None,
-        typer.Option("--quantile", metavar="P", help="Add a quantile, price_q0.1; may be repeated."),
-    ] = None,
-    proba: Annotated[
-        bool, typer.Option("--proba", help="Add the probability of each class, p_ and its name.")
-    ] = False,
-    part: Parts = None,
-) -> None:
-    """Predict the target of each row.
-
-    The rows are written as they are, with columns added: for a target price, price_predicted (the expected number,
-    or the likeliest class) and what the options ask for. The target itself, if the rows have it, is not looked at.
-
-    \b
-    Examples:
-      skvae predict houses.vae new.csv -o predicted.csv
-      skvae predict houses.vae new.csv --std --interval 0.9
-      skvae predict houses.vae new.csv --quantile 0.1 --quantile 0.9 -o predicted.parquet
-      skvae predict people.vae --proba < people.csv
-    """
-    from skvae import cli_targets
-
-    fitted, rows, whole = _opened(model, data, output, format, part)
-    if not cli_targets.names_of(fitted):
-        raise ValueError(f"{model} has no target to predict; fit a model with --target COLUMN")
-    added = cli_targets.predictions(fitted, rows, std=std, interval=interval, quantiles=quantile or (), proba=proba)
-    write([cli_targets.with_columns(whole, added)], output, format, [])
-
-
-@app.command()
-def score(
-    model: Model,
-    data: Data = "-",
-    output: Output = "-",
-    format: Format = None,
-    n_draws: Draws = 100,
-    part: Parts = None,
-) -> None:
-    """Estimate log p(x) of each row.
-
-    The unit is nats. Missing entries are marginalised. The mean goes to standard error.
-
-    \b
-    Examples:
-      skvae score wine.vae wine.csv -o log_p.csv
-      skvae score wine.vae wine.csv > /dev/null
-    """
-    vae, rows, _ = _asked(model, data, output, format, part)
-    log_p = vae.score_samples(rows, n_draws)
-    write([log_p], output, format, ["log_p"])
-    say(f"mean log p(x) of {len(log_p)} rows: {log_p.mean(dtype=float):.4f} nats")
-
-
-@app.command()
-def impute(
-    model: Model,
-    data: Data = "-",
-    output: Output = "-",
-    format: Format = None,
-    n_imputations: Annotated[
-        int | None,
-        typer.Option(
-            "--n-imputations",
-            metavar="N",
-            help="Fill in independent draws instead, N times: the tables come one below the other, with their number "
-            "in a first column, 'imputation'.",
-        ),
-    ] = None,
-    n_draws: Draws = 100,
-    part: Parts = None,
-) -> None:
-    """Fill missing entries.
-
-    Each gets what is expected given the rest of its row. All else stays as it is, columns that the model does
-    not know included.
-
-    \b
-    Examples:
-      skvae impute wine.vae holes.csv -o complete.csv
-      skvae impute wine.vae holes.csv -o draws.parquet --n-imputations 20
-    """
-    from skvae import cli_images
-
-    vae, rows, whole = _asked(model, data, output, format, part, decoded=True)
-    if cli_images.is_of_images(vae):
-        filled = vae.impute(rows, n_imputations, n_draws)
-        _write(vae, filled if n_imputations else [filled], output, format)
-        return
-    if n_imputations is not None and "imputation" in whole.column_names:
-        raise ValueError("the table has a column 'imputation' already; rename it")
-    filled = vae.impute(rows, n_imputations, n_draws)
-    tables = [filled] if n_imputations is None else filled
-    completed = (_completed(whole, table, None if n_imputations is None else k) for k, table in enumerate(tables, 1))
-    write(completed, output, format, [])
-
-
-app.command()(plot)
+for question in (transform, reconstruct, sample, predict, score, impute, plot):
+    app.command()(question)
 
 
 @app.command()
@@ -427,7 +219,7 @@ def info(model: Model, as_json: AsJson = False, part: Parts = None) -> None:
     """
     from skvae import cli_targets
 
-    fitted = _load(model, part)
+    fitted = load(model, part)
     vae, history = cli_targets.of_rows(fitted), fitted.history_
     parts = {role: repr(part) for role, part in vae.model_.architecture().items()} | {
         "objective": repr(vae._objective)
@@ -457,87 +249,8 @@ def info(model: Model, as_json: AsJson = False, part: Parts = None) -> None:
     typer.echo("\n\n".join(sections))
 
 
-@app.command()
-def diagnose(
-    model: Model, data: Data = "-", as_json: AsJson = False, n_draws: Draws = 100, part: Parts = None
-) -> None:
-    """Examine how well a model fits rows.
-
-    The report names what to change. Rows that the model was not fitted to tell most.
-
-    \b
-    Examples:
-      skvae diagnose wine.vae test.csv
-      skvae diagnose wine.vae test.csv --json > report.json
-    """
-    vae, rows, _ = _asked(model, data, "-", None, part)
-    diagnosis = vae.diagnose(rows, n_draws)
-    typer.echo(json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False) if as_json else str(diagnosis))
-
-
-app.command()(evaluate)
-
-
-def _asked(
-    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None, *, decoded: bool = False
-) -> tuple[VAE, Any, Any]:
-    """The model of rows, those it is asked about, and the whole table in which they stand."""
-    from skvae import cli_targets
-
-    fitted, rows, whole = _opened(model, data, output, format, part, decoded=decoded)
-    return cli_targets.of_rows(fitted), rows, whole
-
-
-def _opened(
-    model: Path, data: str, output: str, format: str | None, part: Sequence[str] | None, *, decoded: bool = False
-) -> tuple[Any, Any, Any]:
-    """The saved estimator, the rows it is asked about, and the whole table in which they stand; twice the images, of
-    a model of images. `decoded` says that the answer will be rows of the same kind."""
-    from skvae import cli_images, cli_targets
-    from skvae.data import source
-
-    if not decoded:
-        check_output(output, format)
-    fitted = _load(model, part)
-    vae = cli_targets.of_rows(fitted)
-    schema = vae.schema_
-    if decoded:
-        _check_decoded(vae, output, format)
-    if cli_images.is_of_images(vae):
-        images = cli_images.read(data, schema.layout.shape)
-        return fitted, images, images
-    whole = read(data, source.text_columns(schema))
-    targets = [name for name in cli_targets.names_of(fitted) if name in whole.column_names]
-    spare = len(whole.column_names) > len(schema.columns)
-    # Of a model that was fitted to an array, the columns are told by their number.
-    rows = whole.drop_columns(targets) if schema.container == "numpy" and spare else whole
-    return fitted, source.matched(rows, schema), whole
-
-
-def _check_decoded(vae: VAE, output: str, format: str | None) -> None:
-    """Refuse, before any work is done, what rows like those at fit could not be written to."""
-    from skvae import cli_images
-
-    check = cli_images.check_output if cli_images.is_of_images(vae) else check_output
-    check(output, format)
-
-
-def _write(
-    vae: VAE, answers: Iterable[Any], output: str, format: str | None, names: Sequence[str] | None = None
-) -> None:
-    """Write rows like those at fit; `names` are those of columns, if there are others than at fit."""
-    from skvae import cli_images
-
-    if cli_images.is_of_images(vae):
-        cli_images.write(answers, output, format, vae.schema_)
-    else:
-        write(answers, output, format, names or [column.name for column in vae.schema_.columns])
-
-
-def _load(model: Path, part: Sequence[str] | None) -> Any:
-    import skvae
-
-    return skvae.load(model, parts=own_parts(part))
+for report in (diagnose, evaluate):
+    app.command()(report)
 
 
 def _without(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -549,26 +262,3 @@ def _check_columns(rows: pa.Table, columns: Sequence[str], option: str) -> None:
     for name in columns:
         if name not in rows.column_names:
             raise typer.BadParameter(f"there is no column {name!r}", param_hint=option)
-
-
-def _completed(whole: pa.Table, filled: Any, number: int | None) -> pa.Table:
-    """The whole table with the columns that were filled; numbered in a first column, if that is wanted."""
-    import pyarrow as pa
-
-    from skvae.data import source
-
-    columns = dict(zip(whole.column_names, whole.columns, strict=True))
-    table = source.as_arrow(filled, whole.column_names)
-    columns |= dict(zip(table.column_names, table.columns, strict=True))
-    if number is not None:
-        columns = {"imputation": pa.array([number] * len(whole)), **columns}
-    return pa.table(columns)
-
-
-def _seeds(seed: int | None) -> Iterator[int | None]:
-    """One for each piece; the first is that given, so that a single piece is what `VAE.sample` draws."""
-    import numpy as np
-
-    yield seed
-    for piece in itertools.count(1):
-        yield None if seed is None else int(np.random.SeedSequence([seed, piece]).generate_state(1)[0] >> 1)

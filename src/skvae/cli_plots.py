@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skvae.shell import Data, Model, Parts, Seed, own_parts
+from skvae.shell import Data, Model, Parts, Seed, load
 
 KINDS = ("map", "reconstruction", "samples", "traversal", "training")
 
@@ -51,11 +51,10 @@ def plot(
     if color is not None and kind != "map":
         raise typer.BadParameter("colours are for --kind map", param_hint="--color")
 
-    import skvae
     from skvae import cli_images, cli_targets, plotting
-    from skvae.drawing import import_pyplot
+    from skvae.plotting.drawing import import_pyplot
 
-    fitted = skvae.load(model, parts=own_parts(part))
+    fitted = load(model, part)
     vae = cli_targets.of_rows(fitted)
     of_images = cli_images.is_of_images(vae)
     if column and (of_images or kind not in ("reconstruction", "samples")):

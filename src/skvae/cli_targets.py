@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import typer
 
 from skvae.data import source
+from skvae.data.columns import Kind
+from skvae.data.identifiers import new_identifiers
 from skvae.shell import pairs
 
 if TYPE_CHECKING:
@@ -163,15 +165,23 @@ def _wanted(model: Any, texts: Sequence[str] | None) -> Any:
     return values[0] if len(values) == 1 else np.array([values])
 
 
-def drawer(
-    fitted: Any, decode: str, target: Sequence[str] | None, conditions: Mapping[str, Any] | None = None
-) -> Callable[[int, int | None], Any]:
-    """What draws so many rows with a seed, with their targets if the model has some."""
+def drawn(
+    fitted: Any,
+    n_samples: int,
+    batch_size: int,
+    decode: str,
+    target: Sequence[str] | None,
+    conditions: Mapping[str, Any] | None,
+    seed: int | None,
+) -> Iterator[Any]:
+    """New rows, so many at a time, with their targets if the model has some."""
     vae, names = of_rows(fitted), names_of(fitted)
     if not names:
         if target:
             raise typer.BadParameter("the model has no target", param_hint="--target")
-        return lambda size, seed: vae.sample(size, conditions=conditions, decode=decode, random_state=seed)
+        return vae.sample_batches(
+            n_samples, batch_size=batch_size, conditions=conditions, decode=decode, random_state=seed
+        )
     if conditions:
         raise typer.BadParameter(
             "rows of a model with a target are drawn for --target alone; fit one without a target, of which the "
@@ -181,17 +191,25 @@ def drawer(
     y_wanted = _wanted(fitted, target)
     if y_wanted is not None and decode != "draw":
         raise typer.BadParameter("means are those of all rows; leave --decode on draw", param_hint="--target")
+    from skvae.estimators.base import seeds_of_batches
 
-    def draw(size: int, seed: int | None) -> pa.Table:
+    schema = vae.schema_
+
+    def draw(first: int, random_state: Any) -> pa.Table:
+        size = min(batch_size, n_samples - first)
         if decode == "draw":
-            X, y = fitted.sample(size, y=y_wanted, random_state=seed)
+            X, y = fitted.sample(size, y=y_wanted, random_state=random_state)
         else:
-            X = vae.sample(size, decode=decode, random_state=seed)
+            X = vae.sample(size, decode=decode, random_state=random_state)
             y = fitted.predict(X)
-        table = source.as_arrow(X, [column.name for column in vae.schema_.columns])
+        table = source.as_arrow(X, [column.name for column in schema.columns])
+        for k, column in enumerate(schema.columns if first else ()):
+            if column.kind == Kind.IDENTIFIER:  # they run on
+                table = table.set_column(k, column.name, new_identifiers(column, first, size))
         return with_columns(table, dict(zip(names, y.reshape(size, -1).T, strict=True)))
 
-    return draw
+    firsts = range(0, max(n_samples, 1), batch_size)
+    return (draw(first, state) for first, state in zip(firsts, seeds_of_batches(seed), strict=False))
 
 
 def with_columns(rows: pa.Table, added: Mapping[str, Any]) -> pa.Table:

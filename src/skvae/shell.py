@@ -134,15 +134,15 @@ def progress(pieces: Iterable[Any], n_pieces: int, shown: bool) -> Iterator[Iter
         yield bar.track(pieces, total=n_pieces, description="sampling")
 
 
-def read(data: str, text: Iterable[str]) -> pa.Table:
-    """The table in a file, or in standard input; `text` names csv columns to be read as text."""
+def read(data: str, text: Iterable[str], identifiers: Iterable[str] = ()) -> pa.Table:
+    """The table in a file, or in standard input; see `source.read`."""
     from skvae.data import source
 
     if data != "-":
-        return source.read(data, text)
+        return source.read(data, text, identifiers)
     if sys.stdin.isatty():
         raise typer.BadParameter("standard input is a terminal; name a file, or pipe rows in", param_hint="DATA")
-    return source.read(sys.stdin.buffer, text)
+    return source.read(sys.stdin.buffer, text, identifiers)
 
 
 def check_output(output: str, format: str | None) -> None:
@@ -175,6 +175,12 @@ def own_parts(part: Sequence[str] | None) -> list[type]:
         except (ImportError, AttributeError, ValueError) as error:
             raise typer.BadParameter(f"{text!r}: {error}; expected module:Class", param_hint="--part") from None
     return found
+
+
+def load(model: Path, part: Sequence[str] | None) -> Any:
+    import skvae
+
+    return skvae.load(model, parts=own_parts(part))
 
 
 def pairs(texts: Iterable[str] | None, option: str) -> Iterator[tuple[str, str]]:

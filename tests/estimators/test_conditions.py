@@ -238,6 +238,42 @@ def test_partial_rows_are_checked(vae, partial, words):
         vae.sample(conditions=partial)
 
 
+@pytest.mark.parametrize("conditions", [["age", 30], 30, [{"age": 30}], np.zeros(3)], ids=str)
+def test_what_is_no_conditions(vae, conditions):
+    with pytest.raises(ValueError, match=r"expected a dict, such as {'sex': …}, or a data frame of partial rows"):
+        vae.sample(conditions=conditions)
+
+
+def test_images_take_no_conditions():
+    X = np.random.default_rng(0).integers(0, 255, size=(20, 4, 4), dtype=np.uint8)
+    vae = skvae.VAE(image_shape=(4, 4), latent_dim=1, hidden_sizes=(4,), max_epochs=1, random_state=0).fit(X)
+    for conditions in ({"x0": 3}, {0: 3}, X.reshape(20, 16)):
+        with pytest.raises(ValueError, match=r"this is a model of images; complete images .* with `impute`"):
+            vae.sample(conditions=conditions)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, True, "3", None])
+def test_numbers_of_rows_that_are_none(vae, n):
+    for ask in (vae.sample, vae.sample_batches):
+        with pytest.raises(ValueError, match=f"n_samples={n!r}: expected a whole number ≥ 1"):
+            ask(n)
+    with pytest.raises(ValueError, match=f"batch_size={n!r}: expected a whole number ≥ 1"):
+        vae.sample_batches(5, batch_size=n)
+
+
+def test_ten_million_rows_come_batch_by_batch(vae):
+    """Each is made when it is asked for, and none holds more rows than it may."""
+    batches = vae.sample_batches(10_000_000, random_state=0)
+    first, second = next(batches), next(batches)
+    assert len(first) == len(second) == 16_384
+    assert not first.equals(second)
+    pd.testing.assert_frame_equal(first, vae.sample(16_384, random_state=0))
+    with pytest.raises(ValueError, match="conditions in batches are a dict"):
+        vae.sample_batches(5, conditions=frame(3))
+    with pytest.raises(ColumnError, match="column 'height'"):
+        next(vae.sample_batches(5, conditions={"height": 3}))
+
+
 def test_partial_rows_have_no_report(vae):
     with pytest.raises(ValueError, match="without a report"):
         vae.sample(conditions=frame(3), return_report=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from skvae import VAE, load
 from skvae.data.identifiers import identifiers
+from skvae.data.schema import Schema
 from skvae.data.table import read_table
-from skvae.evaluation import find_constraints
-from skvae.evaluation.constraints import constraint_rates, constraints_of
+from skvae.evaluation import find_constraints, quality_report
+from skvae.evaluation.constraints import constraint_rates
 from skvae.evaluation.tables import read_tables
 
 RNG = np.random.default_rng(0)
@@ -77,10 +81,70 @@ def test_how_often_rules_are_violated():
     other.loc[:39, "t"] += 1  # of 400
     other.loc[40:79, "a"] = None
     tables = read_tables(real, other)
-    rates = {rate.constraint: rate for rate in constraint_rates(constraints_of(tables.real), tables.synthetic)}
+    rates = {rate.constraint: rate for rate in constraint_rates(tables.constraints, tables.synthetic)}
     assert (rates["t = a + b"].violated, rates["t = a + b"].n_rows) == (pytest.approx(40 / 360), 360)
     assert rates["a ≤ t"].violated == 0.0
-    assert all(rate.violated == 0 for rate in constraint_rates(constraints_of(tables.real), tables.real))
+    assert rates["t = a + b"].n_violating == 40
+    assert all(rate.violated == 0 for rate in constraint_rates(tables.constraints, tables.real))
+    shown = str(quality_report(real, other))
+    assert "how many synthetic rows do:\n  t = a + b: 40 of 360" in shown
+    assert "a ≤ t:" not in shown
+    assert "how many" not in str(quality_report(real, real))
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_a_fit_finds_the_same(case):
+    frame = pd.DataFrame(SUMS[case][0])
+    schema = Schema.infer(read_table(frame))
+    assert list(schema.constraints) == find_constraints(frame)
+    again = Schema.from_json(schema.to_json())
+    assert again.constraints == schema.constraints
+    assert repr(again) == repr(schema)
+    assert ("no row violates:" in repr(schema)) == bool(schema.constraints)
+    for rule in schema.constraints[:8]:
+        assert str(rule) in repr(schema)
+
+
+def test_rules_are_those_of_all_rows_however_many():
+    """Most candidates are refuted by some of the rows; the last word has the whole table."""
+    rng = np.random.default_rng(2)
+    a, b = rng.exponential(100, size=(2, 30_000))
+    columns = {"a": a, "b": b, "t": a + b, "off": a + b, "low": a, "high": a + b}
+    odd = np.arange(30_000) == 12_345
+    columns["off"] = columns["off"] + 50 * odd
+    columns["low"] = np.where(odd, columns["high"] + 1, columns["low"])
+    rules = {str(rule) for rule in find_constraints(pd.DataFrame(columns))}
+    assert "t = a + b" in rules
+    assert "a ≤ high" in rules or "a ≤ t" in rules
+    assert not any("off" in rule and "=" in rule for rule in rules)
+    assert "low ≤ high" not in rules
+
+
+def test_rules_take_no_time():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(rng.normal(size=(2000, 150)))
+    start = time.process_time()
+    assert find_constraints(frame) == []
+    assert time.process_time() - start < 2.0
+
+
+def test_large_numbers_and_identifiers():
+    large = np.random.default_rng(4).normal(size=(300, 4)) * 1e300
+    large[:, 3] = large[:, 0] + large[:, 1]
+    assert [str(rule) for rule in find_constraints(large)] == ["x3 = x0 + x1"]
+    frame = pd.DataFrame({"id": np.arange(1000, 1000 + N), "after": np.arange(1000, 1000 + N) + A})
+    assert [str(rule) for rule in Schema.infer(read_table(frame)).constraints] == ["id ≤ after"]
+    assert find_constraints(frame) == []
+
+
+def test_they_are_offered_and_not_imposed(tmp_path):
+    frame = pd.DataFrame({"low": A, "high": A + B, "t": 2 * A + B})
+    vae = VAE(hidden_sizes=(4,), max_epochs=1, likelihood="gaussian", random_state=0).fit(frame)
+    assert [str(rule) for rule in vae.schema_.constraints] == ["t = low + high", "low ≤ high", "high ≤ t"]
+    vae.save(tmp_path / "m")
+    assert load(tmp_path / "m").schema_.constraints == vae.schema_.constraints
+    new = vae.sample(300, random_state=0)
+    assert (new.low > new.high).any()
 
 
 IDENTIFIERS = {

@@ -1,6 +1,7 @@
 """Rows under conditions, against exact Gaussian formulas and against sums over a grid of latents."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from skvae.model import (
     StandardNormal,
     Table,
 )
+from skvae.model.missingness import LinearMasking, SelfMasking
 from skvae.training.randomness import seeded_torch
 
 N = 20_000
@@ -136,10 +138,11 @@ COLUMNS = [
 ]
 
 
-def discrete(posterior, masks=True):
+def discrete(posterior, masks=True, missing=None):
+    columns = COLUMNS if missing is None else [replace(column, missing=0.2) for column in COLUMNS]
     with seeded_torch(3):
         model = LatentVariableModel(
-            COLUMNS,
+            columns,
             latent_dim=1,
             encoder=MLP((16,)),
             decoder=MLP((16,)),
@@ -147,7 +150,10 @@ def discrete(posterior, masks=True):
             prior=StandardNormal(),
             likelihood=Table("auto"),
             masks=masks,
+            missing=missing,
         )
+        for parameter in model.missing.parameters():
+            nn.init.normal_(parameter, std=1.5)
         for module in (model.decoder.layers[0], model.output):
             nn.init.normal_(module.weight, std=1.0)
     return model.eval()
@@ -189,6 +195,53 @@ def test_levels_and_whole_numbers_against_a_sum_over_latents(posterior, masks):
     counted = torch.stack([(count.round() == j).double().mean() for j in range(2, 6)])
     torch.testing.assert_close(counted, shares / total, rtol=0, atol=0.02)
     assert report.log_probability == pytest.approx((total / weight.sum()).log().item(), abs=0.05)
+
+
+@pytest.mark.parametrize("missing", [SelfMasking(), LinearMasking()], ids=["self-masking", "linear"])
+@torch.no_grad()
+def test_a_missing_entry_against_a_sum_over_latents_and_rows(missing):
+    """Where the model says why entries are missing, those that are to be missing, or not, tell of the rest."""
+    model = discrete(DiagonalNormal(), missing=missing)
+    z = torch.linspace(-6, 6, 301).reshape(-1, 1, 1)
+    weight = torch.exp(-0.5 * z.flatten().square()).double()
+    codes = [range(3), range(2), range(2, 6), range(4)]  # of the whole numbers, those in the range below
+    x = torch.cartesian_prod(*(torch.tensor(its, dtype=torch.float32) for its in codes))
+    x[:, 2] = (x[:, 2] - 3.0) / 2.0
+    p_x = model.decode(z.expand(-1, len(x), -1)).log_prob(x).double().sum(-1).exp()  # [Z, X]
+    p_missing = torch.sigmoid(model.missing._logits(model.missing._standardised(x))).double()  # [X, 4]
+    b_is_one = x[:, 1] == 1
+    wanted = b_is_one * p_missing[:, 0] * (1 - p_missing[:, 1]) * (1 - p_missing[:, 2])
+    joint = (weight @ p_x) * wanted  # [X]
+    exact = torch.stack([(joint * (1 - p_missing[:, 3]))[x[:, 3] == k].sum() for k in range(4)])
+    counts = torch.stack([joint[x[:, 2] * 2 + 3 == k].sum() for k in range(2, 6)]) / joint.sum()
+    conditions = {1: OneOf((1.0,)), 2: Between((1.5 - 3) / 2, (5.5 - 3) / 2)}
+    values, report = sample_given(model, conditions, 8000, stream(), absent=(0,))
+    assert values[:, 0].isnan().all()
+    assert not values[:, 1:3].isnan().any()
+    found = torch.stack([(values[:, 3] == k).double().mean() for k in range(4)])
+    torch.testing.assert_close(found, exact / joint.sum(), rtol=0, atol=0.02)
+    holes = (joint * p_missing[:, 3]).sum() / joint.sum()
+    assert values[:, 3].isnan().double().mean().item() == pytest.approx(holes.item(), abs=0.02)
+    counted = torch.stack([((values[:, 2] * 2 + 3).round() == k).double().mean() for k in range(2, 6)])
+    torch.testing.assert_close(counted, counts, rtol=0, atol=0.02)
+    assert report.log_probability == pytest.approx((joint.sum() / weight.sum()).log().item(), abs=0.05)
+    # What the masks tell is no small thing here: without them the same conditions give other rows.
+    ignorant = (weight @ p_x) * b_is_one
+    otherwise = torch.stack([ignorant[x[:, 2] * 2 + 3 == k].sum() for k in range(2, 6)]) / ignorant.sum()
+    assert (otherwise - counts).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("draw", [True, False])
+def test_a_missing_entry_alone(draw):
+    model = discrete(DiagonalNormal(), missing=SelfMasking())
+    values, report = sample_given(model, {}, 200, stream(), draw=draw, absent=(3,))
+    assert values[:, 3].isnan().all()
+    assert values[:, :3].isnan().any() == draw
+    assert report.log_probability < -0.1
+    nothing_said = sample_given(discrete(DiagonalNormal()), {}, 200, stream(), absent=(3,))
+    assert nothing_said.report.log_probability == pytest.approx(0.0, abs=1e-6)
+    assert nothing_said.values[:, 3].isnan().all()
+    assert not nothing_said.values[:, :3].isnan().any()
 
 
 def test_the_encoder_finds_rare_rows(linear_gaussian):

@@ -9,10 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skvae.data.columns import Column
+from skvae.data.columns import Column, Kind
+from skvae.data.identifiers import new_identifiers
 from skvae.data.storage import TEXT, from_numbers, parse_type, role_of, to_numbers, value_type
 from skvae.data.table import Table
 from skvae.exceptions import ColumnError
+
+# Types of NumPy that cannot mark an entry missing.
+_WITHOUT_HOLES = ("int", "uint", "<U")
 
 
 def build_table(
@@ -29,7 +33,7 @@ def build_table(
     ----------
     entries : sequence of ndarray [n]
         Positions in the column's levels, int64, where it has levels; else numbers in the data's units
-        (microseconds since 1970 for dates), float64.
+        (microseconds since 1970 for dates), float64; of identifiers, what `identifier_entries` gives.
     keep : Table, optional
         With n rows, whose entries in columns that are not discrete take precedence; those of discrete ones
         are expected in `entries`.
@@ -56,11 +60,13 @@ def build_table(
     return _build_polars(columns, table) if container == "polars" else table
 
 
-def _column(column: Column, values: np.ndarray, keep: Table | None, position: int, hole: np.ndarray | None) -> Any:
+def _column(column: Column, values: Any, keep: Table | None, position: int, hole: np.ndarray | None) -> Any:
     """One Arrow array [n] of the column's own type."""
     whole = parse_type(column.storage)
     kind = value_type(whole)
-    if column.levels is None:
+    if column.kind == Kind.IDENTIFIER:
+        array, keep = values, None
+    elif column.levels is None:
         array = from_numbers(values, kind)
     elif role_of(kind) == TEXT:
         array = pa.array(column.levels, pa.large_string()).take(pa.array(values)).cast(kind)
@@ -73,12 +79,47 @@ def _column(column: Column, values: np.ndarray, keep: Table | None, position: in
     if kind == whole:
         return array
     if column.categories is None:
-        return array.dictionary_encode().cast(whole)
+        encoded = array.dictionary_encode()
+        fits = len(encoded.dictionary) <= np.iinfo(whole.index_type.to_pandas_dtype()).max
+        return encoded.cast(whole) if fits else encoded
     categories = pa.array(column.categories, kind)
     indices = pc.index_in(array, value_set=categories).cast(whole.index_type)
     if keep is not None and indices.null_count:
         raise _cannot_hold(column, keep, position, indices.is_null().to_numpy(zero_copy_only=False))
     return pa.DictionaryArray.from_arrays(indices, categories, ordered=whole.ordered)
+
+
+def identifier_entries(
+    column: Column, container: str, n_rows: int, own: Table | None, position: int, first: int | None
+) -> Any:
+    """An Arrow array [n] of identifiers: those of a table's rows and, where it has none, new ones.
+
+    Parameters
+    ----------
+    own : Table [n, C], optional
+    position : int
+        Of the column.
+    first : int, optional
+        How many new ones were given out before; None leaves holes.
+
+    Raises
+    ------
+    ColumnError
+        A hole, or an entry of `own`, that the column's type cannot hold.
+    """
+    if first is not None:
+        array = new_identifiers(column, first, n_rows)
+    else:
+        array = pa.nulls(n_rows, value_type(parse_type(column.storage)))
+    if own is not None:
+        array = _keep_present(column, array, own, position)
+    if array.null_count and container in ("numpy", "pandas") and column.dtype.rstrip("0123456789") in _WITHOUT_HOLES:
+        row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+        raise ColumnError(
+            f"column '{column.name}' lacks an identifier (row {row}), which its type at fit ({column.dtype}) cannot "
+            "hold; fill it in, or refit with a type that has missing entries, such as Int64"
+        )
+    return array
 
 
 def _keep_present(column: Column, array: Any, keep: Table, position: int) -> Any:
@@ -112,6 +153,8 @@ def _build_array(dtype: str, arrays: Sequence[Any]) -> np.ndarray:
     built = np.empty((len(arrays[0]), len(arrays)), dtype=object)
     for position, array in enumerate(arrays):
         built[:, position] = array.to_pylist()
+    if np.dtype(dtype).kind == "U":  # wide enough for new identifiers, too
+        dtype = str(np.promote_types(built.astype(np.str_).dtype, dtype))
     return built.astype(dtype, copy=False)
 
 

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     ORDINAL = "ordinal"
     DATE = "date"
     CONSTANT = "constant"
+    IDENTIFIER = "identifier"
 
 
 NUMERIC = frozenset({Kind.CONTINUOUS, Kind.INTEGER, Kind.DATE})
@@ -25,6 +26,9 @@ NUMERIC = frozenset({Kind.CONTINUOUS, Kind.INTEGER, Kind.DATE})
 
 DISCRETE = frozenset({Kind.BINARY, Kind.CATEGORICAL, Kind.ORDINAL})
 """Kinds encoded as codes 0, 1, …, cardinality − 1."""
+
+MODELLED = NUMERIC | DISCRETE
+"""Kinds that a model is about; of the others, rows are given back their entries, or new ones."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Column:
         of 0.2 % of those observed, at most 128; of numeric kinds.
     quantiles : tuple of float
         33 quantiles at evenly spaced probabilities from 0 to 1, in the data's units, of numeric kinds.
+    fresh : str, int or None
+        Of an identifier, of which nothing else is known: what no entry at fit begins with, to be followed by a
+        running number, or the first whole number above all entries.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Column:
     missing: float = 0.0
     spikes: tuple[float, ...] = ()
     quantiles: tuple[float, ...] = ()
+    fresh: str | int | None = None
 
     @property
     def cardinality(self) -> int:

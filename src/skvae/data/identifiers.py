@@ -1,9 +1,13 @@
-"""Columns that tell rows apart rather than describe them: identifiers and free text."""
+"""Columns that tell rows apart rather than describe them: identifiers and free text.
+
+They are recognised here, and new entries of them are made, which are none of those at fit.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skvae.data.storage import NUMBER, TEXT
+from skvae.data.columns import Column
+from skvae.data.storage import NUMBER, TEXT, parse_type, value_type
 from skvae.data.table import Table
+from skvae.exceptions import ColumnError
 
 # Among fewer values it is no wonder that all are distinct.
 _MIN_VALUES = 50
@@ -120,3 +126,76 @@ def _number(table: Table, i: int) -> Identifier | None:
 
 def _first(table: Table, i: int) -> str:
     return table.entry(i, int(np.argmin(table.missing(i))))
+
+
+def fresh(table: Table, i: int) -> str | int:
+    """What new identifiers of a column begin with; see `Column.fresh`.
+
+    Raises
+    ------
+    ColumnError
+        A column that holds neither text nor whole numbers, or whose type allows no other entries.
+    """
+    name, entries = table.names[i], table.array(i)
+    if i in table.ordered:
+        raise ColumnError(
+            f"column '{name}' has a type ({table.dtypes[i][:40]}) of ordered or fixed levels and cannot be an "
+            "'identifier', of which there are ever new ones; convert it to text"
+        )
+    if table.roles[i] == TEXT:
+        for prefix in _prefixes(name):
+            if not pc.any(pc.starts_with(entries, prefix)).as_py():
+                return prefix
+    whole = np.ones(table.n_rows, dtype=bool)
+    if table.roles[i] != NUMBER:
+        whole = table.missing(i)
+    elif not pa.types.is_integer(entries.type):
+        numbers = table.numbers[:, i]
+        whole = np.isnan(numbers) | ((numbers == np.rint(numbers)) & (np.abs(numbers) < 2.0**53))
+    if not whole.all():
+        row = int(np.argmin(whole))
+        raise ColumnError(
+            f"column '{name}' holds {table.entry(i, row)} (row {row}) and cannot be an 'identifier', which is text "
+            "or a whole number (below 2^53 where it is no integer type); convert it or correct column_kinds"
+        )
+    return int(pc.max(entries).as_py()) + 1
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    yield f"{name}-"
+    yield f"new-{name}-"
+    for k in itertools.count(2):
+        yield f"new{k}-{name}-"
+
+
+def new_identifiers(column: Column, first: int, n: int) -> Any:
+    """An Arrow array [n] of new identifiers, after the first so many; of the type of the column's entries.
+
+    Raises
+    ------
+    ColumnError
+        If the type cannot tell so many apart.
+    """
+    kind = value_type(parse_type(column.storage))
+    assert column.fresh is not None
+    if isinstance(column.fresh, str):
+        numbers = pc.cast(pa.array(np.arange(first + 1, first + n + 1)), pa.large_string())
+        start, nothing = (pa.scalar(text, numbers.type) for text in (column.fresh, ""))
+        return pc.binary_join_element_wise(start, numbers, nothing).cast(kind)
+    least = column.fresh + first
+    if least + n - 1 > _largest(kind):
+        raise ColumnError(
+            f"column '{column.name}' ({column.dtype}) has no room for {n} new identifiers from {least} on; refit "
+            "with a wider type, such as int64, or with text"
+        )
+    numbers = np.arange(least, least + n, dtype=np.int64 if least + n <= 2**63 else np.uint64)
+    return pa.array(numbers).cast(kind, safe=False)
+
+
+def _largest(kind: Any) -> int:
+    """The whole number up to which a type tells all apart."""
+    if pa.types.is_integer(kind):
+        return int(np.iinfo(kind.to_pandas_dtype()).max)
+    if pa.types.is_decimal(kind):
+        return int(10 ** (kind.precision - kind.scale) - 1)
+    return 2 ** (np.finfo(kind.to_pandas_dtype()).nmant + 1)

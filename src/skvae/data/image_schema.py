@@ -161,7 +161,14 @@ class ImageSchema:
         """None: constant pixels are modelled like all others."""
         return []
 
-    def decode(self, values: torch.Tensor | np.ndarray, keep: Images | None = None, index: Any = None) -> Any:
+    def decode(
+        self,
+        values: torch.Tensor | np.ndarray,
+        keep: Images | None = None,
+        index: Any = None,
+        *,
+        identifiers: Any = 0,
+    ) -> Any:
         """Decode encoded images.
 
         Parameters
@@ -171,6 +178,8 @@ class ImageSchema:
             Pixels present here are returned as they are; only holes are filled.
         index : optional
             Row index for a pandas frame; that of `keep` by default.
+        identifiers : ignored
+            Of columns of tables, which images do not have.
 
         Returns
         -------

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skvae.data.columns import NUMERIC, Column, Kind
+from skvae.data.identifiers import fresh
 from skvae.data.storage import DATE, PLURAL, TEXT, TRUTH
 from skvae.data.table import Table
 from skvae.exceptions import ColumnError
@@ -128,7 +129,7 @@ def _infer_column(
     n_present = table.n_rows - table.arrays[i].null_count if role == TEXT else int(facts.count[i])
     if n_present == 0:
         raise ColumnError(f"column '{name}' has no observed value (all {table.n_rows} are missing); drop it")
-    if override is not None:
+    if override not in (None, Kind.IDENTIFIER):
         _check_override(table, i, facts, override)
     column = Column(
         name=name,
@@ -139,6 +140,8 @@ def _infer_column(
         categories=table.categories.get(i),
         missing=1.0 - n_present / table.n_rows,
     )
+    if override == Kind.IDENTIFIER:
+        return replace(column, kind=override, categories=None, fresh=fresh(table, i))
     by_level = _is_by_level(table, i)
     if not by_level:
         if facts.constant[i]:

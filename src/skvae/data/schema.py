@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from skvae.data.batch import Batch
-from skvae.data.build import build_table
-from skvae.data.columns import NUMERIC, Column, Kind
+from skvae.data.build import build_table, identifier_entries
+from skvae.data.columns import MODELLED, NUMERIC, Column, Kind
+from skvae.data.constraints import Constraint, constraints_of
 from skvae.data.infer import infer_columns
 from skvae.data.storage import DATE, EMPTY, NUMBER, PLURAL, TEXT, TRUTH, parse_type, role_of
 from skvae.data.table import Table, show
@@ -27,6 +28,7 @@ _ROWS_AT_ONCE = 1024  # standardised in float64 in pieces that stay in the cache
 _AT_FIT = {NUMBER: "numeric", TRUTH: "true or false", DATE: "a date", TEXT: "text"}
 
 _SHOWN_COLUMNS, _SHOWN_LEVELS, _SHOWN_WIDTH = 40, 4, 32
+_SHOWN_RULES = 8
 
 
 class Schema:
@@ -40,17 +42,22 @@ class Schema:
     ----------
     columns : tuple of Column
     modelled : tuple of Column
-        Those that are not constant; the columns of a `Batch`, in order.
+        Those that are neither constant nor identifiers; the columns of a `Batch`, in order.
     container : {"numpy", "pandas", "polars", "pyarrow"}
     n_rows : int
         Number of rows it was inferred from.
+    constraints : tuple of Constraint
+        Rules that none of these rows violates; see `evaluation.find_constraints`. They are found, and not imposed.
     """
 
-    def __init__(self, columns: Iterable[Column], container: str, n_rows: int) -> None:
+    def __init__(
+        self, columns: Iterable[Column], container: str, n_rows: int, constraints: Iterable[Constraint] = ()
+    ) -> None:
+        self.constraints = tuple(constraints)
         self.columns = tuple(columns)
         self.container = container
         self.n_rows = n_rows
-        positions = [i for i, column in enumerate(self.columns) if column.kind != Kind.CONSTANT]
+        positions = [i for i, column in enumerate(self.columns) if column.kind in MODELLED]
         self.modelled = tuple(self.columns[i] for i in positions)
         self._positions = np.array(positions, dtype=np.int64)
         self._roles = [role_of(parse_type(column.storage)) or EMPTY for column in self.columns]
@@ -82,11 +89,14 @@ class Schema:
             A column without any entry, an override that the column cannot have, or no column that varies.
         """
         columns = infer_columns(table, column_kinds or {}, allowed)
-        schema = cls(columns, table.container, table.n_rows)
+        schema = cls(columns, table.container, table.n_rows, constraints_of(columns, table.numbers))
         if not schema.modelled:
+            what = "an identifier" if columns[0].kind == Kind.IDENTIFIER else "constant"
+            alike = all(column.kind == columns[0].kind for column in columns)
+            others = "so is every other column" if alike else "every other column is constant or an identifier"
             raise ColumnError(
-                f"column '{columns[0].name}' is constant ({schema._contents(0)}) and so is every other column: "
-                "there is nothing to learn; add columns that vary"
+                f"column '{columns[0].name}' is {what} ({schema._contents(0)}) and {others}: there is nothing to "
+                "learn; add columns that vary"
             )
         return schema
 
@@ -169,6 +179,7 @@ class Schema:
         keep: Table | None = None,
         index: Any = None,
         given: Mapping[int, np.ndarray] | None = None,
+        identifiers: Table | int = 0,
     ) -> Any:
         """Decode encoded rows.
 
@@ -184,6 +195,9 @@ class Schema:
         given : mapping of int to ndarray [n], float64, optional
             Entries of some columns, by position in `columns`, in the units of the data (codes of levels), which take
             the place of what `values` says; NaN where an entry is to be missing.
+        identifiers : Table or int
+            What stands in columns that are identifiers. Those of the rows [n] of a table, missing where they are;
+            or else, where `keep` has none, new ones, of which so many were given out before.
 
         Returns
         -------
@@ -221,6 +235,10 @@ class Schema:
         for i, its in (given or {}).items():
             missing[i] = np.isnan(its)
             entries[i] = np.where(missing[i], 0.0, its).astype(entries[i].dtype)
+        own, first = (identifiers, None) if isinstance(identifiers, Table) else (keep, identifiers)
+        for i, column in enumerate(self.columns):
+            if column.kind == Kind.IDENTIFIER:
+                entries[i] = identifier_entries(column, self.container, n_rows, own, i, first)
         return build_table(self.container, self.columns, entries, keep, index, missing)
 
     def _check_columns(self, table: Table) -> None:
@@ -270,11 +288,17 @@ class Schema:
             "container": self.container,
             "n_rows": self.n_rows,
             "columns": [column.to_dict() for column in self.columns],
+            "constraints": [rule.to_dict() for rule in self.constraints],
         }
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Schema:
-        return cls([Column.from_dict(column) for column in state["columns"]], state["container"], state["n_rows"])
+        return cls(
+            [Column.from_dict(column) for column in state["columns"]],
+            state["container"],
+            state["n_rows"],
+            [Constraint.from_dict(rule) for rule in state.get("constraints", ())],
+        )
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -301,11 +325,17 @@ class Schema:
         ]
         if len(self.columns) > _SHOWN_COLUMNS:
             lines.append(f"… and {len(self.columns) - _SHOWN_COLUMNS} more columns")
+        if self.constraints:
+            shown = ", ".join(str(rule) for rule in self.constraints[:_SHOWN_RULES])
+            more = len(self.constraints) - _SHOWN_RULES
+            lines.append(f"no row violates: {shown}" + (f" and {more} more rules" if more > 0 else ""))
         return "\n".join(lines)
 
     def _contents(self, i: int) -> str:
         """Levels or range of a column."""
         column = self.columns[i]
+        if column.kind == Kind.IDENTIFIER:
+            return f"new ones {column.fresh}1, …" if isinstance(column.fresh, str) else f"new ones {column.fresh}, …"
         if self._roles[i] == DATE:
             bounds = column.levels or (column.lower, column.upper)
             first, *last = (np.datetime_as_string(np.datetime64(int(bound), "us"), "D") for bound in bounds)

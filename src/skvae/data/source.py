@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from skvae.data.columns import Kind
 from skvae.data.storage import TEXT, parse_type, role_of
 from skvae.exceptions import ColumnError, SourceError, SourceWarning
 
@@ -42,6 +43,7 @@ MISSING = [
 
 _BLOCK = 1 << 20
 
+_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
 
@@ -62,7 +64,9 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
-def read(source: str | os.PathLike[str] | BinaryIO, text: Iterable[str] = ()) -> pa.Table:
+def read(
+    source: str | os.PathLike[str] | BinaryIO, text: Iterable[str] = (), identifiers: Iterable[str] = ()
+) -> pa.Table:
     """Read a table from a csv or parquet file.
 
     The types of csv columns are inferred from all of their entries: numbers, truth values, ISO dates and times,
@@ -75,6 +79,8 @@ def read(source: str | os.PathLike[str] | BinaryIO, text: Iterable[str] = ()) ->
         A stream, and a file without a suffix, may hold csv, gzipped csv or parquet: the content tells.
     text : iterable of str
         Columns of a csv file to be read as text whatever they look like (the postcode "01234").
+    identifiers : iterable of str
+        Columns of a csv file to be read as numbers only if these are written out as they stand there.
 
     Raises
     ------
@@ -99,27 +105,40 @@ def read(source: str | os.PathLike[str] | BinaryIO, text: Iterable[str] = ()) ->
         table = _read_parquet(content, name)
     else:
         named = None if expected is None else name.lower().endswith(".gz")
-        table = _read_csv(_unzipped(content, head, named, name), name, frozenset(text))
+        exact = frozenset(identifiers)
+        table = _read_csv(_unzipped(content, head, named, name), name, frozenset(text) | exact)
+        for k, column in enumerate(table.column_names):
+            if column in exact and _writes_out(table.column(k)):
+                table = table.set_column(k, column, table.column(k).cast(pa.int64()))
     if table.num_rows == 0:
         raise SourceError(f"{name} has columns, but no rows")
     return table
 
 
-def opened(X: Any, schema: Any = None, text: Iterable[str] = ()) -> Any:
+def opened(X: Any, schema: Any = None, text: Iterable[str] = (), identifiers: Iterable[str] = ()) -> Any:
     """X itself, or, where X is a path, the table in that file.
 
     Parameters
     ----------
     schema : Schema, optional
         Whose columns are to be picked, by name; text of a csv file is read as text where it was text at fit.
-    text : iterable of str
+    text, identifiers : iterable of str
         See `read`.
     """
     if not isinstance(X, str | os.PathLike):
         return X
     if schema is None:
-        return read(X, text)
+        return read(X, text, identifiers)
     return matched(read(X, text_columns(schema)), schema)
+
+
+def reading(column_kinds: Mapping[Any, str] | None) -> dict[str, list[str]]:
+    """How columns of these kinds are to be read from a csv file: `text` and `identifiers` of `read`."""
+    kinds = {str(name): kind for name, kind in (column_kinds or {}).items()}
+    return {
+        "text": [name for name, kind in kinds.items() if kind == Kind.CATEGORICAL],
+        "identifiers": [name for name, kind in kinds.items() if kind == Kind.IDENTIFIER],
+    }
 
 
 def text_columns(schema: Any) -> list[str]:
@@ -246,6 +265,11 @@ def _malformed(content: pa.Buffer, name: str) -> SourceError | None:
             f"{name}, line {line}: a quotation mark is opened and not closed, or not where it should be"
         )
     return None
+
+
+def _writes_out(entries: Any) -> bool:
+    """Whether text is whole numbers, of at most 18 digits, that come out the same when they are written again."""
+    return pc.all(pc.match_substring_regex(entries.drop_null(), _WHOLE)).as_py() is not False
 
 
 def _warn_of_numbers(column: str, entries: Any, name: str) -> None:

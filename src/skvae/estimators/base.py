@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,12 +27,11 @@ from sklearn.utils.validation import (
 
 from skvae import persistence
 from skvae.data.batch import Batch
-from skvae.data.columns import Kind
 from skvae.data.identifiers import identifiers
 from skvae.data.image import Images, is_folder, read_images
 from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
-from skvae.data.source import opened
+from skvae.data.source import opened, reading
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
 from skvae.estimators.settings import Settings, check_parameters, settle
@@ -174,7 +175,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
         if self._takes_images(X, anew):
             X = self._read(X, reset=anew)
         else:
-            X = opened(X, None if anew else self.schema_, text=labelled_columns(params["column_kinds"]))
+            X = opened(X, None if anew else self.schema_, **reading(params["column_kinds"]))
         table = self._read(X, reset=anew, min_rows=2 if anew else 1)
         if y is not None:
             check_consistent_length(X, y)
@@ -478,11 +479,6 @@ def copy_features(fitted: Any, other: Any) -> None:
             setattr(other, name, getattr(fitted, name))
 
 
-def labelled_columns(column_kinds: Mapping[Any, str] | None) -> list[str]:
-    """The columns that are to be read as text from a csv file, whatever they look like."""
-    return [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
-
-
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
@@ -496,6 +492,16 @@ def new_seed(random_state: Any) -> int:
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def seeds_of_batches(random_state: Any) -> Iterator[Any]:
+    """A `random_state` for each of any number of batches; the first is that given."""
+    yield random_state
+    for batch in itertools.count(1):
+        if isinstance(random_state, Integral):
+            yield int(np.random.SeedSequence([int(random_state), batch]).generate_state(1)[0] >> 1)
+        else:  # None, or a stream that has moved on
+            yield random_state
 
 
 def _weighted(rows: Batch, weight: np.ndarray | None) -> Batch:
@@ -527,8 +533,9 @@ def _warn_of_identifiers(table: RawTable, kinds: Mapping[Any, str]) -> None:
     for found in identifiers(table, kinds):
         usual = "integer" if found.what == "identifier" and not found.example.startswith('"') else "categorical"
         warnings.warn(
-            f"{found}; there is nothing to learn of it: drop it and number the rows afresh "
-            f"afterwards, or, if it is to be modelled, say so with column_kinds={{{found.name!r}: {usual!r}}}",
+            f"{found}; there is nothing to learn of it: drop it, or pass it through (rows keep theirs, new rows get "
+            f"new ones) with column_kinds={{{found.name!r}: 'identifier'}}; if it is to be modelled, say so with "
+            f"column_kinds={{{found.name!r}: {usual!r}}}",
             IdentifierWarning,
             stacklevel=4,
         )

@@ -206,7 +206,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         check_is_fitted(self)
         codes = self._codes(np.atleast_1d(np.asarray(y_values)))
         member = self.estimators_[0]
-        rows = member._rows(self._features(X))
+        table = self.vae_._table(X)
+        rows = member._encode(table) if member is self.vae_ else member._rows(self._features(X))
         z = member._means(rows)
         now = self._log_probs(rows).argmax(1)
         found = []
@@ -218,23 +219,33 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
                 moved = torch.cat([z[:, :-n_labels], labels], dim=1)
             else:
                 moved = z + torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
-            found.append(self._rows_from(moved))
+            found.append(self._rows_from(moved, of=table))
         return found
 
     # -- M1 + M2
 
-    def _rows_from(self, z: torch.Tensor, noise: Noise | None = None) -> Any:
-        """Rows for latents of the first member: draws with noise, else means and modes."""
+    def _rows_from(self, z: torch.Tensor, noise: Noise | None = None, of: Any = None) -> Any:
+        """Rows for latents of the first member: draws with noise, else means and modes; those `of` a table keep its
+        index and its identifiers."""
         member = self.estimators_[0]
         stream = None if noise is None else noise.stream("entries")
-        decoded = member._decode(z, draws=stream)
+        own = {} if of is None else {"index": of.index, "identifiers": of}
         if member is self.vae_:
-            return decoded
+            return member._decode(z, draws=stream, **own)
+        decoded = member._decode(z, draws=stream)
         below = torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
-        return self.vae_._decode(below, draws=None if noise is None else noise.stream("entries below"))
+        return self.vae_._decode(below, draws=None if noise is None else noise.stream("entries below"), **own)
 
     def _features(self, X: Any) -> Any:
         return self._m1.transform(X) if self._m1 is not None else X
+
+    def _vae_params(self) -> dict[str, Any]:
+        params = super()._vae_params()
+        if self._m1 is None:
+            return params
+        # M2 stands on latents, which are numbers, whatever the columns of X are.
+        of_columns = {"column_kinds": None, "image_shape": None, "encoder": None, "decoder": None}
+        return params | of_columns | {"likelihood": "auto", "missing": "ignore"}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
         self._m1 = None

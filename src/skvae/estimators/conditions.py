@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from skvae.data.columns import Column, Kind
+from skvae.data.image_schema import ImageSchema
 from skvae.data.schema import Schema, on_grid
 from skvae.data.storage import DATE, TEXT, parse_type, role_of, to_numbers
 from skvae.data.table import Table, read_table, show
@@ -63,6 +65,8 @@ class Conditions:
     ----------
     encoded : dict of int to Condition
         By position among the modelled columns.
+    absent : tuple of int
+        Of these, those that are to be missing.
 
     Raises
     ------
@@ -76,14 +80,24 @@ class Conditions:
         self.encoded: dict[int, Condition] = {}
         self._asked: dict[int, _Asked] = {}
         self._missing: list[int] = []
+        absent: list[int] = []
         modelled = [column.name for column in schema.modelled]
         for key, what in wanted.items():
             i = _position(schema, key)
             column = schema.columns[i]
+            if column.kind == Kind.IDENTIFIER:
+                raise _error(
+                    column,
+                    f"is to be {what!r}",
+                    "it is an identifier, which is not modelled: new rows get new ones",
+                    "leave the condition out",
+                )
             if what is None:
                 if column.missing == 0:
                     raise _error(column, "is to be missing", "no entry was missing at fit", "leave the condition out")
                 self._missing.append(i)
+                if column.name in modelled:
+                    absent.append(modelled.index(column.name))
                 continue
             read = _Reader(schema, i)
             condition, asked = read.discrete(what) if column.levels is not None else read.numeric(what)
@@ -92,6 +106,7 @@ class Conditions:
             self.encoded[modelled.index(column.name)] = condition
             if asked is not None:
                 self._asked[i] = asked
+        self.absent = tuple(absent)
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={what!r}" for name, what in self._wanted.items())
@@ -263,10 +278,30 @@ def _position(schema: Schema, key: Any) -> int:
     raise ColumnError(f"conditions name column {key!r}, which the model does not have; it has {names[:20]}")
 
 
+def check_conditions(vae: VAE, wanted: Any) -> None:
+    """Refuse what is neither a mapping nor partial rows, and anything that is asked of images."""
+    if wanted is None:
+        return
+    if isinstance(vae.schema_, ImageSchema):
+        raise ValueError(
+            "conditions are for the columns of tables, and this is a model of images; complete images of which some "
+            "pixels are missing (NaN) with `impute`"
+        )
+    is_table = isinstance(wanted, (Mapping, str, os.PathLike)) or hasattr(wanted, "columns") or np.ndim(wanted) == 2
+    if not is_table:
+        raise ValueError(
+            f"conditions={wanted!r}: expected a dict, such as {{{vae.schema_.columns[0].name!r}: …}}, or a data "
+            "frame of partial rows"
+        )
+
+
 def conditional_sample(
-    vae: VAE, n_samples: int, wanted: Mapping[Any, Any], decode: str, noise: Noise
+    vae: VAE, n_samples: int, wanted: Mapping[Any, Any], decode: str, noise: Noise, n_before: int
 ) -> tuple[Any, SamplingReport]:
-    """Rows that meet the conditions, in pieces, and the report on them; see `VAE.sample`."""
+    """Rows that meet the conditions, in pieces, and the report on them; see `VAE.sample`.
+
+    `n_before` rows of the same table were drawn before.
+    """
     conditions = Conditions(vae.schema_, wanted)
     pieces, reports = [], []
     for number, first in enumerate(range(0, n_samples, _ROWS_AT_ONCE)):
@@ -274,7 +309,12 @@ def conditional_sample(
         try:
             with vae._answering(size * _LATENTS_PER_ROW):
                 values, report = sample_given(
-                    vae.model_, conditions.encoded, size, noise.stream("given", number), draw=decode == "draw"
+                    vae.model_,
+                    conditions.encoded,
+                    size,
+                    noise.stream("given", number),
+                    draw=decode == "draw",
+                    absent=conditions.absent,
                 )
         except Impossible:
             raise ValueError(
@@ -289,10 +329,10 @@ def conditional_sample(
             f"conditions {conditions} are rare under this model: the {n_samples} rows rest on as many latents as "
             f"{report.effective_size:.0f} independent draws would; take them with care, or loosen a condition",
             SamplingWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     encoded = torch.cat(pieces).double().cpu().numpy()
-    return vae.schema_.decode(encoded, given=conditions.given(encoded)), report
+    return vae.schema_.decode(encoded, given=conditions.given(encoded), identifiers=n_before), report
 
 
 def completed_sample(vae: VAE, n_samples: int, partial: Any, noise: Noise) -> Any:

@@ -21,7 +21,6 @@ from sklearn.utils.validation import (
 from skvae.data import source
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
-from skvae.estimators.base import labelled_columns
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
@@ -134,7 +133,7 @@ class VAEImputer(TransformerMixin, SingleVAE):
         if goes_on:
             X, _ = self._read(X)
         else:
-            X = _with_holes(source.opened(X, text=labelled_columns(self.column_kinds)), self.missing_values)
+            X = _with_holes(source.opened(X, **source.reading(self.column_kinds)), self.missing_values)
             table = read_table(X, min_rows=2, estimator=self)
             _check_feature_names(self, X, reset=True)
             _check_n_features(self, X, reset=True)

@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.build import build_table
 from skvae.data.columns import Column, Kind
-from skvae.data.source import opened
+from skvae.data.source import opened, reading
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table, show
-from skvae.estimators.base import copy_features, labelled_columns, to_numpy
+from skvae.estimators.base import copy_features, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
@@ -127,7 +127,7 @@ class VAEOutlierDetector(OutlierMixin, SingleVAE):
             raise ValueError(f"contamination={share!r}: expected 'auto' or a share of rows in (0, 0.5]")
         if self.handle_unknown not in _UNKNOWN:
             raise ValueError(f"handle_unknown={self.handle_unknown!r}: expected one of {_UNKNOWN}")
-        X = opened(X, text=labelled_columns(self.column_kinds))
+        X = opened(X, **reading(self.column_kinds))
         self._fit_vae(X, y, sample_weight)
         copy_features(self.vae_, self)
         rows = self.vae_._rows(X)

@@ -225,11 +225,15 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         """
         check_is_fitted(self)
         wanted = self._wanted(y_values)
-        rows = self.vae_._rows(X)
+        table = self.vae_._table(X)
+        rows = self.vae_._encode(table)
         now = self._standardised(self._predictive_of(self.estimators_, rows, True).mean().reshape(len(rows), -1))
         z = self.vae_._means(rows)
         slopes = torch.tensor(self._slopes, dtype=z.dtype, device=z.device)
-        return [self.vae_._decode(z + (target - now).to(z) @ slopes) for target in self._standardised(wanted)]
+        return [
+            self.vae_._decode(z + (target - now).to(z) @ slopes, index=table.index, identifiers=table)
+            for target in self._standardised(wanted)
+        ]
 
     @property
     def target_likelihood_(self) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
 from skvae.data.table import read_table
-from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
-from skvae.estimators.conditions import completed_sample, conditional_sample
+from skvae.estimators.base import BaseVAE, also_parameter, new_seed, seeds_of_batches, to_numpy
+from skvae.estimators.conditions import check_conditions, completed_sample, conditional_sample
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -90,7 +90,8 @@ class VAE(BaseVAE):
         keeps the prior of training. Models whose prior depends on a target keep it, whatever is asked for.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
-        "integer", "binary", "categorical", "ordinal", "date".
+        "integer", "binary", "categorical", "ordinal", "date"; or "identifier", of whole numbers or text that is not
+        to be modelled: rows keep theirs, and new rows get new ones.
     handle_unknown : {"error", "missing"}
         What to do with category levels not seen at fit.
     device : str
@@ -115,7 +116,8 @@ class VAE(BaseVAE):
     Attributes
     ----------
     schema_ : Schema
-        The columns as seen at fit.
+        The columns as seen at fit; `schema_.constraints` are rules that no row violates (sums of columns, a ≤ b),
+        found and not imposed.
     model_ : LatentVariableModel
         The torch module; `encoder_` and `decoder_` are its parts.
     likelihood_ : Table
@@ -302,7 +304,7 @@ class VAE(BaseVAE):
         return to_numpy(torch.cat(draws, dim=1))
 
     def inverse_transform(self, Z: Any) -> Any:
-        """Rows for given latents: the decoder's mean (numbers, dates) or mode (levels).
+        """Rows for given latents: the decoder's mean (numbers, dates) or mode (levels); identifiers are new.
 
         Parameters
         ----------
@@ -317,9 +319,9 @@ class VAE(BaseVAE):
         return self._decode(z, index=index)
 
     def reconstruct(self, X: Any) -> Any:
-        """`inverse_transform(transform(X))`: what the model retains of each row."""
+        """`inverse_transform(transform(X))`: what the model retains of each row, whose identifiers it keeps."""
         table = self._table(X)
-        return self._decode(self._means(self._encode(table)), index=table.index)
+        return self._decode(self._means(self._encode(table)), index=table.index, identifiers=table)
 
     def sample(
         self,
@@ -332,7 +334,9 @@ class VAE(BaseVAE):
     ) -> Any:
         """New rows; with conditions, such as meet them, drawn from p(x | conditions) without rejection.
 
-        They have no holes unless `missing` models them.
+        They have no holes unless `missing` models them. Identifiers are new ones: a running number, after the largest
+        seen at fit where they are numbers, and behind text that no entry at fit begins with where they are text
+        ("id-1", …).
 
         Parameters
         ----------
@@ -340,9 +344,10 @@ class VAE(BaseVAE):
         conditions : dict of column to value, (low, high), set of values or None; or a data frame, optional
             Of columns, by name (of an array: or position): a value is returned exactly, a range holds its ends, of
             which None is an open one, of a set any value may come, and None is for a missing entry, which says
-            nothing about the others. A frame has partial rows, with any of the columns: each is returned completed,
-            what is present as it is, `n_samples` times, one table below the other. Latents are proposed by what the
-            encoder makes of the conditions, and weighed by importance, as `inference.conditional_sampling` has it.
+            something about the others if `missing` models why. A frame has partial rows, with any of the columns:
+            each is returned completed, what is present as it is, `n_samples` times, one table below the other.
+            Latents are proposed by what the encoder makes of the conditions, and weighed by importance, as
+            `inference.conditional_sampling` has it.
         decode : {"draw", "mean"}
             Whether columns are drawn from p(x|z) or set to its mean or mode, which leaves no holes; those with
             conditions are drawn.
@@ -371,10 +376,57 @@ class VAE(BaseVAE):
         SamplingWarning
             If the rows rest on few latents, as the conditions are rare.
         """
+        return self._sample(n_samples, conditions, decode, return_report, random_state)
+
+    def sample_batches(
+        self,
+        n_samples: int,
+        *,
+        batch_size: int = 16_384,
+        conditions: Mapping[Any, Any] | None = None,
+        decode: str = "draw",
+        random_state: Any = None,
+    ) -> Iterator[Any]:
+        """New rows batch by batch, so that there may be more of them than fit into memory.
+
+        Identifiers run on from batch to batch, and each batch has its own random numbers; a first one that holds all
+        rows is what `sample` draws.
+
+        Parameters
+        ----------
+        n_samples : int
+            Rows in all.
+        batch_size : int
+            Rows at a time; the last batch may have fewer.
+        conditions : dict, optional
+        decode : {"draw", "mean"}
+        random_state : int, RandomState or None
+            As in `sample`.
+
+        Yields
+        ------
+        array or data frame like X at fit
+        """
+        check_is_fitted(self)
+        self._check_count(n_samples, "n_samples")
+        self._check_count(batch_size, "batch_size")
+        if conditions is not None and not isinstance(conditions, Mapping):
+            raise ValueError("conditions in batches are a dict; partial rows are completed by `sample`")
+        firsts = range(0, n_samples, batch_size)
+        return (
+            self._sample(min(batch_size, n_samples - first), conditions, decode, False, seed, first)
+            for first, seed in zip(firsts, seeds_of_batches(random_state), strict=False)
+        )
+
+    def _sample(
+        self, n_samples: int, conditions: Any, decode: str, return_report: bool, random_state: Any, first: int = 0
+    ) -> Any:
+        """As `sample`, after `first` rows of the same table."""
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples")
         if decode not in ("draw", "mean"):
             raise ValueError(f"decode={decode!r}: expected 'draw' or 'mean'")
+        check_conditions(self, conditions)
         noise = Noise(new_seed(random_state), self._device)
         if conditions is not None and not isinstance(conditions, Mapping):
             if return_report or decode != "draw":
@@ -384,12 +436,12 @@ class VAE(BaseVAE):
                 )
             return completed_sample(self, n_samples, conditions, noise)
         if conditions or return_report:
-            rows, report = conditional_sample(self, n_samples, conditions or {}, decode, noise)
+            rows, report = conditional_sample(self, n_samples, conditions or {}, decode, noise, first)
             return (rows, report) if return_report else rows
         eps = noise.normal("latents", n_samples, self.prior_.n_noise)
         with self._answering(n_samples):
             z = torch.cat([self.prior_.sample(piece) for piece in eps.split(_ROWS_AT_ONCE)])
-        return self._decode(z, draws=noise.stream("entries") if decode == "draw" else None)
+        return self._decode(z, draws=noise.stream("entries") if decode == "draw" else None, identifiers=first)
 
     def score_samples(self, X: Any, n_draws: int = 100) -> np.ndarray:
         """log p(x) of each row in nats, by importance sampling; missing entries are marginalised.
@@ -427,7 +479,7 @@ class VAE(BaseVAE):
             return to_numpy(log_likelihood.elbo(self.model_, rows, eps))
 
     def impute(self, X: Any, n_imputations: int | None = None, n_draws: int = 100) -> Any:
-        """Fill missing entries; what is present is returned as it is.
+        """Fill missing entries; what is present is returned as it is, and so are identifiers, which are not made up.
 
         Parameters
         ----------
@@ -447,12 +499,12 @@ class VAE(BaseVAE):
         if n_imputations is None:
             with self._answering(len(rows) * n_draws):
                 filled = conditional.conditional_centre(self.model_, self.prior_, rows, eps)
-            return self.schema_.decode(to_numpy(filled), keep=table)
+            return self.schema_.decode(to_numpy(filled), keep=table, identifiers=table)
         self._check_count(n_imputations, "n_imputations")
         stream = self._noise.stream("imputations")
         with self._answering(len(rows) * (n_draws + n_imputations)):
             draws = conditional.conditional_draws(self.model_, self.prior_, rows, eps, n_imputations, stream)
-        return [self.schema_.decode(to_numpy(draw), keep=table) for draw in draws]
+        return [self.schema_.decode(to_numpy(draw), keep=table, identifiers=table) for draw in draws]
 
     def diagnose(self, X: Any, n_draws: int = 100) -> diagnosis.Diagnosis:
         """What the model uses its latents for, where it falls short, and what to change; prints readably.
@@ -527,8 +579,10 @@ class VAE(BaseVAE):
         with self._answering(len(rows)):
             return torch.cat([self.model_.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)])
 
-    def _decode(self, z: torch.Tensor, draws: torch.Generator | None = None, index: Any = None) -> Any:
-        """A table from latents [n, D]: draws if a stream is given, else means and modes."""
+    def _decode(
+        self, z: torch.Tensor, draws: torch.Generator | None = None, index: Any = None, identifiers: Any = 0
+    ) -> Any:
+        """A table from latents [n, D]: draws if a stream is given, else means and modes; see `Schema.decode`."""
         pieces = []
         with self._answering(len(z)):
             for piece in z.split(_ROWS_AT_ONCE):
@@ -538,4 +592,4 @@ class VAE(BaseVAE):
                 else:
                     u = open_uniform((1, len(piece), self.model_.n_columns), draws)
                     pieces.append(self.model_.missing.with_holes(distribution.icdf(u).squeeze(0), draws))
-        return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index)
+        return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index, identifiers=identifiers)

@@ -1,7 +1,8 @@
 """Metrics: of synthetic rows (the quality report), and of latents, clusters and images."""
 
+from skvae.data.constraints import Constraint
 from skvae.evaluation.clusters import clustering_accuracy, continuity, knn_accuracy
-from skvae.evaluation.constraints import Constraint, ConstraintRate, find_constraints
+from skvae.evaluation.constraints import ConstraintRate, find_constraints
 from skvae.evaluation.frechet import FeatureNetwork, frechet_distance
 from skvae.evaluation.learners import TargetScore
 from skvae.evaluation.neighbours import density_coverage

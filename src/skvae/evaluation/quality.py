@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skvae.evaluation.constraints import constraint_rates, constraints_of
+from skvae.evaluation.constraints import constraint_rates
 from skvae.evaluation.learners import MAX_CLASSES, TargetScore, target_scores, two_sample_auc
 from skvae.evaluation.neighbours import Closeness, closeness, coordinates, density_coverage
 from skvae.evaluation.report import ColumnQuality, PairQuality, QualityReport, RareLevel
@@ -57,7 +57,8 @@ def quality_report(
     target : column name, position, or list of them, optional
         What is to be predicted from the other columns; the last column if not given. At most 100 levels.
     column_kinds : mapping of column name (or position) to kind, optional
-        As in `VAE`, where another kind than the one inferred from the real table is wanted.
+        As in `VAE`, where another kind than the one inferred from the real table is wanted. Identifiers are left out
+        of the report, those that are recognised (see `left_out`) and those of which it is said here.
     max_rows : int
         Of more rows, so many drawn at random are looked at where the work grows with the square of their number:
         density and coverage, and, of the synthetic ones, the distances to closest records, which see up to
@@ -126,7 +127,7 @@ def quality_report(
         pairs=_pairs(rows, trend, held_trend),
         rare_levels=rare,
         rare_within=float(np.mean([0.5 <= level.ratio <= 2.0 for level in told])) if told else None,
-        constraints=constraint_rates(constraints_of(rows), made),
+        constraints=constraint_rates(tables.constraints, made),
         left_out=tables.left_out,
     )
 

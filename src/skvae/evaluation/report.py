@@ -217,6 +217,12 @@ class QualityReport:
         text += ["", *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells)]
         if len(self.columns) > _SHOWN:
             text.append(f"and {len(self.columns) - _SHOWN} columns with less error")
+        broken = sorted((rule for rule in self.constraints if rule.violated), key=lambda rule: -rule.violated)
+        if broken:
+            text += ["", "rules that no real row violates, and how many synthetic rows do:"]
+            text += [f"  {rule.constraint}: {rule.n_violating:,} of {rule.n_rows:,}" for rule in broken[:_SHOWN]]
+            if len(broken) > _SHOWN:
+                text.append(f"  and {len(broken) - _SHOWN} more rules, by fewer")
         if self.left_out:
             text += ["", f"not compared, as identifiers or free text: {', '.join(self.left_out)}"]
         return "\n".join(text)

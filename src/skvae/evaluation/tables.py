@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from skvae.data.columns import DISCRETE, NUMERIC, Column, Kind
+from skvae.data.constraints import Constraint
 from skvae.data.identifiers import identifiers
 from skvae.data.schema import Schema
-from skvae.data.source import opened, text_columns
+from skvae.data.source import opened, reading, text_columns
 from skvae.data.storage import EMPTY, NUMBER, PLURAL, TRUTH
 from skvae.data.table import Table, read_table
 from skvae.exceptions import ColumnError
@@ -53,12 +54,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tables:
-    """What is compared: rows of the real table, of the synthetic one and, where given, held-out real rows."""
+    """What is compared: rows of the real table, of the synthetic one and, where given, held-out real rows.
+
+    `left_out` are columns that are not compared, `constraints` rules between the others that the real rows keep.
+    """
 
     real: Rows
     synthetic: Rows
     holdout: Rows | None
     left_out: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
 
 
 def read_tables(
@@ -67,7 +72,8 @@ def read_tables(
     """Read the tables of a report; kinds and levels are inferred from the real one.
 
     Columns are found by name (by position, of arrays), in any order. Columns with a value of its own in every row,
-    such as identifiers and free text, are left out, for no two samples of them agree.
+    such as identifiers and free text, are left out, for no two samples of them agree; and those that `column_kinds`
+    makes identifiers.
 
     Raises
     ------
@@ -76,10 +82,10 @@ def read_tables(
     ValueError
         Fewer than 20 rows.
     """
-    labels = [str(name) for name, kind in (column_kinds or {}).items() if kind == Kind.CATEGORICAL]
-    table = _read(opened(real, text=labels), "real")
-    odd = {found.name for found in identifiers(table, column_kinds or {})}
+    table = _read(opened(real, **reading(column_kinds)), "real")
     schema = Schema.infer(table, column_kinds)
+    odd = {found.name for found in identifiers(table, column_kinds or {})}
+    odd |= {column.name for column in schema.columns if column.kind == Kind.IDENTIFIER}
     kept = [i for i, column in enumerate(schema.columns) if column.name not in odd]
     if not kept:
         raise ColumnError(
@@ -93,7 +99,8 @@ def read_tables(
         for name, X in (("synthetic", synthetic), ("holdout", holdout))
     ]
     assert others[0] is not None
-    return Tables(_encode(table, columns, kept), others[0], others[1], tuple(sorted(odd)))
+    rules = tuple(rule for rule in schema.constraints if not odd & {*rule.left, *rule.right})
+    return Tables(_encode(table, columns, kept), others[0], others[1], tuple(sorted(odd)), rules)
 
 
 def _read(X: Any, name: str) -> Table:

@@ -22,6 +22,8 @@ from skvae.training.randomness import open_uniform
 _MIN_POOL, _POOL_PER_ROW, _MAX_ROUNDS = 4_096, 10, 4
 # Rows whose posteriors make up the proposal; of posteriors that are not normal, fewer.
 _N_GUIDES, _N_COSTLY_GUIDES = 64, 8
+# Rows that are drawn for a latent, if masks are to be weighed: of a pool, and of what is chosen from it.
+_MASKED_IN_POOL, _MASKED = 8, 32
 _ROWS_AT_ONCE = 8192
 
 
@@ -133,6 +135,29 @@ class ConditionalSample(NamedTuple):
     report: SamplingReport
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a row.
+
+    Parameters
+    ----------
+    conditions : dict of column position to Condition
+        All of them hold at once, independent given z; what they are about is not missing.
+    absent : tuple of int
+        Columns that are missing.
+    """
+
+    conditions: dict[int, Condition]
+    absent: tuple[int, ...] = ()
+
+    def masks(self, n_columns: int, like: Tensor) -> Tensor:
+        """As `Missingness.log_masks` takes them, [C]."""
+        missing = like.new_full((n_columns,), math.nan)
+        missing[list(self.conditions)] = 0.0
+        missing[list(self.absent)] = 1.0
+        return missing
+
+
 class Impossible(Exception):
     """No latent gives the conditions any probability."""
 
@@ -145,6 +170,7 @@ def sample_given(
     stream: torch.Generator,
     *,
     draw: bool = True,
+    absent: tuple[int, ...] = (),
 ) -> ConditionalSample:
     r"""Draw rows from p(x | conditions) by importance resampling of latents (Rubin 1988).
 
@@ -159,18 +185,25 @@ def sample_given(
     given latents from p(z). As long as the effective size of the pool is below the number of rows, it grows, with
     guides drawn given its latents. A posterior without a density proposes nothing.
 
+    Where the model says why entries are missing, p(conditions|z) counts that those of `conditions` are there and
+    those of `absent` are not: it is multiplied by the average of p(mask|x) over 8 rows drawn given z and the
+    conditions, which is unbiased, as importance weights may be (Andrieu & Roberts 2009). For each chosen latent 32
+    rows are drawn, and one of them is taken by its p(mask|x). Other columns then get holes as in any new row.
+
     Parameters
     ----------
     conditions : dict of column position to Condition
         All of them hold at once, independent given z.
     n_samples : int
     draw : bool
-        Whether other columns are drawn from p(x|z), or set to its mean or mode.
+        Whether other columns are drawn from p(x|z), or set to its mean or mode, without holes.
+    absent : tuple of int
+        Positions of columns that are to be missing.
 
     Returns
     -------
     ConditionalSample
-        Of columns with conditions, entries that meet them.
+        Of columns with conditions, entries that meet them; NaN where one is missing.
 
     Raises
     ------
@@ -178,11 +211,12 @@ def sample_given(
         If all weights vanish.
     """
     n_pool = max(_MIN_POOL, _POOL_PER_ROW * n_samples)
+    wanted = Wanted(conditions, absent)
     guided = bool(conditions) and model.posterior.has_density
     n_guides = _N_GUIDES if model.posterior.is_normal else _N_COSTLY_GUIDES
     per_guide = -(-n_pool // (2 * n_guides))
     n_first = per_guide * n_guides if guided else n_pool  # half of a pool
-    z, log_w = _weighed(model, conditions, n_first, stream)
+    z, log_w = _weighed(model, wanted, n_first, stream)
     if guided:
         pool: list[Tensor] = []
         weights: list[Tensor] = []
@@ -190,10 +224,10 @@ def sample_given(
             like = z[_resample(log_w, n_guides, stream)] if log_w.max() > -math.inf else z[:n_guides]
             guides = _guides(model, conditions, like, stream)
             eps = torch.randn((per_guide, n_guides, model.latent_dim), generator=stream, device=stream.device)
-            fresh, log_fresh = (z, log_w) if not pool else _weighed(model, conditions, n_first, stream)
+            fresh, log_fresh = (z, log_w) if not pool else _weighed(model, wanted, n_first, stream)
             proposed = guides.rsample(eps).flatten(0, 1)
             both = torch.cat([fresh, proposed])
-            log_both = torch.cat([log_fresh, _log_conditions(model, conditions, proposed)])
+            log_both = torch.cat([log_fresh, _log_wanted(model, wanted, proposed, stream)])
             pool.append(both)
             weights.append(log_both + _log_balance(model, guides, n_guides, both))
             z, log_w = torch.cat(pool), torch.cat(weights)
@@ -209,27 +243,28 @@ def sample_given(
         distinct_share=len(chosen.unique()) / n_samples,
         log_probability=float(log_w.double().logsumexp(0)) - math.log(len(z)),
     )
-    pieces = [_entries(model, conditions, piece, stream, draw) for piece in z[chosen].split(_ROWS_AT_ONCE)]
+    pieces = [_rows(model, wanted, piece, stream, draw) for piece in z[chosen].split(_ROWS_AT_ONCE)]
     return ConditionalSample(torch.cat(pieces), report)
 
 
-def _weighed(
-    model: LatentVariableModel, conditions: dict[int, Condition], n: int, stream: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Latents [n, D] drawn from p(z), and log p(conditions | z), [n]."""
+def _weighed(model: LatentVariableModel, wanted: Wanted, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Latents [n, D] drawn from p(z), and log p(wanted | z), [n]."""
     eps = torch.randn((n, model.density.n_noise), generator=stream, device=stream.device)
     z = torch.cat([model.density.sample(piece) for piece in eps.split(_ROWS_AT_ONCE)])
-    return z, _log_conditions(model, conditions, z)
+    return z, _log_wanted(model, wanted, z, stream)
 
 
-def _log_conditions(model: LatentVariableModel, conditions: dict[int, Condition], z: Tensor) -> Tensor:
-    """log p(conditions | z) of latents [M, D], [M]."""
+def _log_wanted(model: LatentVariableModel, wanted: Wanted, z: Tensor, stream: torch.Generator) -> Tensor:
+    """log p(wanted | z) of latents [M, D], [M]; an estimate, where masks are weighed."""
     answers = []
     for piece in z.split(_ROWS_AT_ONCE):
         distribution = model.decode(piece.unsqueeze(1))
         log_p = torch.zeros(len(piece), device=z.device)
-        for column, condition in conditions.items():
+        for column, condition in wanted.conditions.items():
             log_p = log_p + condition.log_prob(Entry(distribution, column, model.n_columns, piece))
+        log_mask = _masked(model, wanted, piece, stream, _MASKED_IN_POOL)[1]
+        if log_mask is not None:
+            log_p = log_p + log_mask.logsumexp(0) - math.log(_MASKED_IN_POOL)
         answers.append(log_p.masked_fill(log_p.isnan(), -math.inf))
     return torch.cat(answers)
 
@@ -238,7 +273,7 @@ def _guides(
     model: LatentVariableModel, conditions: dict[int, Condition], z: Tensor, stream: torch.Generator
 ) -> PosteriorDistribution:
     """Posteriors of rows of which nothing is seen but entries drawn given z and the conditions."""
-    values = _entries(model, conditions, z, stream, draw=True)
+    values = _entries(model, conditions, z, stream)
     seen = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
     seen[:, list(conditions)] = True
     return model.encode(Batch(torch.where(seen, values, 0.0), observed=seen))
@@ -272,33 +307,61 @@ def _resample(log_w: Tensor, n: int, stream: torch.Generator) -> Tensor:
     return chosen[torch.randperm(n, generator=stream, device=stream.device)]
 
 
-def _entries(
-    model: LatentVariableModel, conditions: dict[int, Condition], z: Tensor, stream: torch.Generator, draw: bool
-) -> Tensor:
-    """Encoded rows [n, C] for latents [n, D]; drawn within the conditions where there are any."""
-    u = open_uniform((len(z), 1, model.n_columns), stream)
-    distribution = model.decode(z.unsqueeze(1))  # one row each: [n, 1, C]
-    chosen = {}
-    for column, condition in conditions.items():
-        entry = Entry(distribution, column, model.n_columns, z)
-        if isinstance(condition, Between):
-            inside = torch.lerp(entry.cdf(condition.low), entry.cdf(condition.high), u[:, 0, column])
-            u[:, 0, column] = inside.clamp(2.0**-25, 1 - 2.0**-24)
-        else:
-            cumulative = condition.log_weights(entry).double().softmax(1).cumsum(1)
-            at = (cumulative < u[:, :, column] * cumulative[:, -1:]).sum(1).clamp(max=len(condition.values) - 1)
-            chosen[column] = torch.tensor(condition.values, device=z.device)[at]
-    drawn = distribution.icdf(u)[:, 0]
-    if draw:
-        values = drawn
+def _masked(
+    model: LatentVariableModel, wanted: Wanted, z: Tensor, stream: torch.Generator, n_rows: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Rows [n_rows, M, C] for each of latents [M, D], within the conditions, and log p(mask | x) of what is asked of
+    their masks, [n_rows, M]; None if the model says nothing of these."""
+    missing = wanted.masks(model.n_columns, z)
+    if model.missing.log_masks(torch.zeros_like(missing), missing) is None:
+        return None, None
+    values = _entries(model, wanted.conditions, z.repeat(n_rows, 1), stream).unflatten(0, (n_rows, len(z)))
+    return values, model.missing.log_masks(values, missing)
+
+
+def _rows(model: LatentVariableModel, wanted: Wanted, z: Tensor, stream: torch.Generator, draw: bool) -> Tensor:
+    """Encoded rows [n, C] for latents [n, D], with holes."""
+    several, log_mask = _masked(model, wanted, z, stream, _MASKED)
+    if several is None or log_mask is None:
+        values = _entries(model, wanted.conditions, z, stream)
     else:
-        values = model.decode(z.unsqueeze(0)).centre(torch.ones(1, len(z), device=z.device))
-        for column, condition in conditions.items():
-            if isinstance(condition, Between):
-                values[:, column] = drawn[:, column]
-    for column, its in chosen.items():
-        values[:, column] = its.to(values.dtype)
+        cumulative = log_mask.double().softmax(0).cumsum(0)  # [K, n]
+        u = torch.rand(len(z), generator=stream, device=z.device).double()
+        taken = (cumulative < u * cumulative[-1]).sum(0).clamp(max=len(cumulative) - 1)
+        values = several[taken, torch.arange(len(z), device=z.device)]
+    free = wanted.masks(model.n_columns, z).isnan()
+    if draw:
+        holed = model.missing.with_holes(values, stream)
+    else:
+        holed = model.decode(z.unsqueeze(0)).centre(torch.ones(1, len(z), device=z.device))
+    values = torch.where(free, holed, values)
+    values[:, list(wanted.absent)] = torch.nan
     return values
+
+
+def _entries(
+    model: LatentVariableModel, conditions: dict[int, Condition], z: Tensor, stream: torch.Generator
+) -> Tensor:
+    """Encoded rows [n, C] drawn for latents [n, D], within the conditions where there are any."""
+    pieces = []
+    for piece in z.split(_ROWS_AT_ONCE):
+        u = open_uniform((len(piece), 1, model.n_columns), stream)
+        distribution = model.decode(piece.unsqueeze(1))  # one row each: [n, 1, C]
+        chosen = {}
+        for column, condition in conditions.items():
+            entry = Entry(distribution, column, model.n_columns, piece)
+            if isinstance(condition, Between):
+                inside = torch.lerp(entry.cdf(condition.low), entry.cdf(condition.high), u[:, 0, column])
+                u[:, 0, column] = inside.clamp(2.0**-25, 1 - 2.0**-24)
+            else:
+                cumulative = condition.log_weights(entry).double().softmax(1).cumsum(1)
+                at = (cumulative < u[:, :, column] * cumulative[:, -1:]).sum(1).clamp(max=len(condition.values) - 1)
+                chosen[column] = torch.tensor(condition.values, device=z.device)[at]
+        values = distribution.icdf(u)[:, 0]
+        for column, its in chosen.items():
+            values[:, column] = its.to(values.dtype)
+        pieces.append(values)
+    return torch.cat(pieces)
 
 
 def combined(reports: Sequence[SamplingReport]) -> SamplingReport:

@@ -47,6 +47,18 @@ class Missingness(Component):
         """New rows [n, C] with holes drawn into them, NaN."""
         return values
 
+    def log_masks(self, values: Tensor, missing: Tensor) -> Tensor | None:
+        """log p(m | x) of the masks of some columns, [...], given all entries x of the rows; None if it says nothing.
+
+        Parameters
+        ----------
+        values : Tensor [..., C]
+            What stands there, or would.
+        missing : Tensor [C]
+            Of each column 1 if it is missing, 0 if it is not, NaN if that is left open.
+        """
+        return None
+
 
 class Ignorable(Missingness):
     """Nothing is said of the mask: right where missing entries are as others are, given those that are there.
@@ -122,6 +134,13 @@ class SelfMasking(Missingness):
         u = torch.rand(values.shape, generator=stream, device=values.device)
         holes = (u < torch.sigmoid(self._logits(self._standardised(values)))) & self.modelled
         return values.masked_fill(holes, torch.nan)
+
+    def log_masks(self, values: Tensor, missing: Tensor) -> Tensor | None:
+        asked = self.modelled & ~missing.isnan()
+        if not asked.any():
+            return None
+        logits = self._logits(self._standardised(values))
+        return F.logsigmoid(torch.where(missing == 1.0, logits, -logits)).masked_fill(~asked, 0.0).sum(-1)
 
     def _logits(self, x: Tensor) -> Tensor:
         """Log-odds of being missing [..., C] of whole rows of standardised entries."""

@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from skvae.data.columns import NUMERIC, Column, Kind
+
+REAL, MODEL, MUTED = "#4878a8", "#e07b39", "#b8b8b8"
 
 # A colour column of whole numbers with more values than this is a quantity.
 MAX_CLASSES = 20
@@ -84,6 +87,16 @@ def selected(n: int, most: int | None, random_state: Any) -> np.ndarray:
     if most is None or n <= most:
         return np.arange(n)
     return np.sort(check_random_state(random_state).choice(n, most, replace=False))
+
+
+def rows_at(X: Any, index: np.ndarray) -> Any:
+    """The rows of an array, a list or a data frame at these positions."""
+    if len(index) == len(X):
+        return X
+    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    if isinstance(frame, nw.DataFrame):
+        return frame[index.tolist()].to_native()
+    return X[index] if isinstance(X, np.ndarray) else [X[i] for i in index]
 
 
 def projected(latents: np.ndarray) -> tuple[np.ndarray, list[str]]:
