@@ -113,9 +113,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         seed = new_seed(params["random_state"])
         if anew:
+            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
             if isinstance(table, RawTable):
                 warn_of_identifiers(table, params["column_kinds"] or {})
-            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
             settings = settle(params, schema, table.n_rows)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
