@@ -1,8 +1,7 @@
 """The command `skvae`: a thin face over the estimators, for tables in files and pipes.
 
 `fit` and `info` are here, the commands that ask a model in `skvae.cli_ask`; what they share with any command of any
-program is in `skvae.shell`. What needs torch is imported where it is used, so that `skvae --help` does not wait for
-it.
+program is in `skvae.shell`. What needs torch is imported where it is used, so that `skvae --help` need not wait.
 """
 
 from __future__ import annotations

@@ -11,31 +11,19 @@ import torch
 from scipy import special
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
+from small_targets import SMALL, N
 
 from skvae import ELBO, VAE, VAEClassifier
 from skvae.estimators.supervised import _repeated
 from skvae.model.objectives import Supervised
 from skvae.training.engine import Steps
 
-N = 240
 STRUCTURES = ["m2", "m1+m2", "joint"]
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
 def small(**params):
-    defaults = {
-        "structure": "m2",
-        "target_weight": 40.0,
-        "likelihood": "gaussian",
-        "latent_dim": 2,
-        "hidden_sizes": (16,),
-        "max_epochs": 15,
-        "batch_size": 32,
-        "learning_rate": 1e-2,
-        "quality": "fast",
-        "random_state": 0,
-    }
-    return VAEClassifier(**defaults | params)
+    return VAEClassifier(**SMALL | {"structure": "m2"} | params)
 
 
 def data(n=N, seed=0):
@@ -251,6 +239,27 @@ def test_latent_directions(model):
     along = z @ direction.T
     for k in range(3):
         assert along[k == Y, k].mean() > along[k != Y, k].mean()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"image_shape": (2, 4), "likelihood": "auto"},
+        {"column_kinds": {1: "continuous"}},
+        {"likelihood": {"x0": "student-t", "continuous": "gaussian"}},
+        {"encoder": torch.nn.LazyLinear(4), "decoder": torch.nn.LazyLinear(4)},
+    ],
+    ids=lambda params: next(iter(params)),
+)
+def test_m2_stands_on_latents_whatever_the_columns_are(params):
+    rows = np.hstack([X, X]) if "image_shape" in params else X
+    hidden_sizes = "auto" if "encoder" in params else (8,)
+    params = {"structure": "m1+m2", "max_epochs": 1, "hidden_sizes": hidden_sizes} | params
+    model = small(**params).fit(rows, Y)
+    assert model.predict(rows).shape == (N,)
+    new, labels = model.sample(3, y=1, random_state=0)
+    assert new.shape == (3, rows.shape[1])
+    assert labels.tolist() == [1, 1, 1]
 
 
 def test_m1_and_m2():

@@ -5,7 +5,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from checks_of_frames import CHECKS_OF_FRAMES
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
@@ -15,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn_checks import CHECKS_OF_FRAMES, of_frames_and_arrays
 
 import skvae
 from skvae import ColumnError, VAEImputer
@@ -31,7 +31,7 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
+@of_frames_and_arrays
 @pytest.mark.parametrize("check", CHECKS_OF_FRAMES)
 @pytest.mark.parametrize("add_indicator", [False, True])
 def test_checks_that_check_estimator_leaves_out(check, add_indicator):

@@ -11,30 +11,17 @@ import torch
 from scipy import stats
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
+from small_targets import SMALL, N
 
 from skvae import ColumnError, Gaussian, VAERegressor
 from skvae.training.engine import Steps
 
-N = 240
 STRUCTURES = ["prior", "joint"]
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
 def small(**params):
-    defaults = {
-        "structure": "prior",
-        "target_likelihood": "gaussian",
-        "target_weight": 40.0,
-        "likelihood": "gaussian",
-        "latent_dim": 2,
-        "hidden_sizes": (16,),
-        "max_epochs": 15,
-        "batch_size": 32,
-        "learning_rate": 1e-2,
-        "quality": "fast",
-        "random_state": 0,
-    }
-    return VAERegressor(**defaults | params)
+    return VAERegressor(**SMALL | {"structure": "prior", "target_likelihood": "gaussian"} | params)
 
 
 def data(n=N, seed=0):

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from checks_of_frames import CHECKS_OF_FRAMES
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -16,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks, get_tags
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn_checks import CHECKS_OF_FRAMES, every_check, of_frames_and_arrays
 
 from skvae import ELBO, MLP, VAE, DiagonalNormal, Gaussian, StandardNormal
 
@@ -38,24 +37,12 @@ def fitted(X):
     return small().fit(X)
 
 
-EXPECTED_TO_FAIL = {
-    "check_sample_weight_equivalence_on_dense_data": (
-        "a weighted row is drawn into as many minibatches as any other; only its gradient is larger"
-    ),
-}
-
-
-@parametrize_with_checks(
-    [VAE(max_epochs=3, hidden_sizes=(8,), batch_size=16)],
-    expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL,
-    xfail_strict=True,
-)
+@every_check(VAE(max_epochs=3, hidden_sizes=(8,), batch_size=16))
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-# These fit on a frame and transform an array or the other way round, of which scikit-learn warns.
-@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
+@of_frames_and_arrays
 @pytest.mark.parametrize("check", CHECKS_OF_FRAMES)
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_checks_that_check_estimator_leaves_out(check, early_stopping):

@@ -14,15 +14,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks, get_tags
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn_checks import CHECKS_OF_FRAMES, every_check, of_frames_and_arrays
 
 from skvae import ELBO, VAEClassifier, VAERegressor
 
-EXPECTED_TO_FAIL = {
-    "check_sample_weight_equivalence_on_dense_data": (
-        "a weighted row is drawn into as many minibatches as any other; only its gradient is larger"
-    ),
-}
 SMALL = {"hidden_sizes": (8,), "batch_size": 16, "learning_rate": 1e-2, "target_weight": 100.0}
 SMALL |= {"likelihood": "gaussian"}
 ESTIMATORS = [
@@ -32,28 +27,13 @@ ESTIMATORS = [
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 
 
-@parametrize_with_checks(
-    ESTIMATORS,
-    expected_failed_checks=lambda estimator: EXPECTED_TO_FAIL,
-    xfail_strict=True,
-)
+@every_check(*ESTIMATORS)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-# These fit on a frame and transform an array or the other way round, of which scikit-learn warns.
-@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_set_output_transform",
-        "check_set_output_transform_pandas",
-        "check_global_set_output_transform_polars",
-        "check_transformer_get_feature_names_out",
-        "check_transformer_get_feature_names_out_pandas",
-        "check_dataframe_column_names_consistency",
-    ],
-)
+@of_frames_and_arrays
+@pytest.mark.parametrize("check", CHECKS_OF_FRAMES)
 def test_checks_that_check_estimator_leaves_out(check):
     whole = clone(ESTIMATORS[1]).set_params(early_stopping=False, random_state=0)
     getattr(estimator_checks, check)("VAEClassifier", whole)

@@ -1,4 +1,4 @@
-"""What the estimators share: reading and checking tables, making and training the model, saving it."""
+"""What the estimators share: making and training the model, saving it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Integral
@@ -15,10 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_n_features,
     _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
@@ -27,16 +24,13 @@ from sklearn.utils.validation import (
 
 from skvae import persistence
 from skvae.data.batch import Batch
-from skvae.data.identifiers import identifiers
-from skvae.data.image import Images, is_folder, read_images
 from skvae.data.image_schema import ImageSchema, infer_schema, schema_from_dict
 from skvae.data.schema import Schema
 from skvae.data.source import opened, reading
 from skvae.data.table import Table as RawTable
-from skvae.data.table import read_table
+from skvae.estimators.reading import ReadsRows, copy_features, warn_of_identifiers
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
-from skvae.exceptions import ConstantColumnWarning, IdentifierWarning
 from skvae.inference.latent_density import fit_latent_density
 from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
@@ -94,77 +88,14 @@ class also_parameter:
         vars(instance)[self.name] = value
 
 
-class TakesTables(BaseEstimator):
-    """An estimator of mixed tables with holes."""
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags
-
-
-class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
+class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
     """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
 
-    schema_: Any
     settings_: dict[str, Any]
-    model_: LatentVariableModel
     likelihood_: Table
     history_: History
-    n_features_in_: int
-    handle_unknown: str
     _decided: dict[str, Any]
     _task: Task | None = None
-
-    def _read(self, X: Any, *, reset: bool = False, min_rows: int = 1) -> RawTable | Images:
-        """Read X and check the names and number of its columns as scikit-learn does."""
-        if self._takes_images(X, reset):
-            return self._read_images(X, reset, min_rows)
-        X = opened(X, None if reset else self.schema_)
-        if not reset:
-            _check_feature_names(self, X, reset=False)  # before what is in a column that should not be there
-        table = read_table(X, min_rows=min_rows, estimator=self)
-        if reset:
-            _check_feature_names(self, X, reset=True)
-        _check_n_features(self, X, reset=reset)
-        return table
-
-    def _takes_images(self, X: Any, anew: bool) -> bool:
-        """Whether X holds images, as a parameter or the rows at fit say; a folder has nothing else."""
-        if not anew:
-            return isinstance(self.schema_, ImageSchema)
-        return self.get_params(deep=False)["image_shape"] is not None or is_folder(X) or isinstance(X, Images)
-
-    def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
-        shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
-        if not isinstance(X, Images):
-            _check_feature_names(self, X, reset=reset)
-        images = read_images(X, shape, min_rows=min_rows)
-        if reset:
-            self.n_features_in_ = images.layout.n_pixels
-        return images
-
-    def _table(self, X: Any) -> RawTable | Images:
-        """Read X for a question to the fitted model."""
-        check_is_fitted(self)
-        return self._read(X)
-
-    def _encode(self, table: Any) -> Batch:
-        """Rows on the model's device."""
-        changed = self.schema_.changed_constants(table)
-        if changed:
-            warnings.warn(
-                f"column '{changed[0]}' was constant at fit and holds another value now; it is not modelled "
-                "and so passed over: refit with rows in which it varies",
-                ConstantColumnWarning,
-                stacklevel=4,
-            )
-        return self.schema_.encode(table, self.handle_unknown).to(self._device)
-
-    def _rows(self, X: Any) -> Batch:
-        return self._encode(self._table(X))
 
     def _begin(
         self, X: Any, y: Any, sample_weight: Any, *, anew: bool, target: torch.Tensor | None = None
@@ -183,9 +114,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
         seed = new_seed(params["random_state"])
         labelled = target is not None and not bool(target.isnan().any())
         if anew:
-            if isinstance(table, RawTable):
-                _warn_of_identifiers(table, params["column_kinds"] or {})
             schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            if isinstance(table, RawTable):
+                warn_of_identifiers(table, params["column_kinds"] or {})
             settings = settle(params, schema, table.n_rows, labelled)
             self._assemble(schema, settings, seed)  # what does not fit together is refused before any work
         else:
@@ -356,10 +287,6 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
             yield
 
     @property
-    def _device(self) -> Any:
-        return next(self.model_.parameters()).device
-
-    @property
     def _n_features_out(self) -> int:
         return self.model_.latent_dim
 
@@ -472,13 +399,6 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
         return tags
 
 
-def copy_features(fitted: Any, other: Any) -> None:
-    """Let another estimator expect the number and names of columns that a fitted one has seen."""
-    for name in ("n_features_in_", "feature_names_in_"):
-        if name in vars(fitted):
-            setattr(other, name, getattr(fitted, name))
-
-
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
@@ -527,15 +447,3 @@ def _joined(before: History, after: History) -> History:
         "n_steps": after.info["n_steps"] + done,
     }
     return History([*before.epochs, *epochs], before.info | after.info | totals)
-
-
-def _warn_of_identifiers(table: RawTable, kinds: Mapping[Any, str]) -> None:
-    for found in identifiers(table, kinds):
-        usual = "integer" if found.what == "identifier" and not found.example.startswith('"') else "categorical"
-        warnings.warn(
-            f"{found}; there is nothing to learn of it: drop it, or pass it through (rows keep theirs, new rows get "
-            f"new ones) with column_kinds={{{found.name!r}: 'identifier'}}; if it is to be modelled, say so with "
-            f"column_kinds={{{found.name!r}: {usual!r}}}",
-            IdentifierWarning,
-            stacklevel=4,
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -239,13 +240,24 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _features(self, X: Any) -> Any:
         return self._m1.transform(X) if self._m1 is not None else X
 
-    def _vae_params(self) -> dict[str, Any]:
-        params = super()._vae_params()
+    def _member_params(self) -> dict[str, Any]:
+        params = super()._member_params()
         if self._m1 is None:
             return params
         # M2 stands on latents, which are numbers, whatever the columns of X are.
-        of_columns = {"column_kinds": None, "image_shape": None, "encoder": None, "decoder": None}
-        return params | of_columns | {"likelihood": "auto", "missing": "ignore"}
+        likelihood = params["likelihood"]
+        if isinstance(likelihood, Mapping):
+            likelihood = {name: its for name, its in likelihood.items() if name in set(Kind)}
+        elif Kind.CONTINUOUS not in Table(likelihood).kinds:
+            likelihood = "auto"
+        of_columns = {
+            "column_kinds": None,
+            "image_shape": None,
+            "encoder": None,
+            "decoder": None,
+            "missing": "ignore",
+        }
+        return params | of_columns | {"likelihood": likelihood}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
         self._m1 = None

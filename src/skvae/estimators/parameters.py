@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
-from skvae.estimators.base import TakesTables
+from skvae.estimators.reading import TakesTables
 from skvae.estimators.vae import VAE
 
 

@@ -111,12 +111,15 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
         """A VAE for the rows, not trained; the encoded rows with their targets; a seed."""
-        vae = VAE(**self._vae_params())
+        vae = VAE(**self._member_params())
         weight = self._row_weight(y, sample_weight)
         rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
         self._schema_columns = vae.schema_.modelled
         copy_features(vae, self)
         return vae, rows, seed
+
+    def _member_params(self) -> dict[str, Any]:
+        return self._vae_params()
 
     def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
         return sample_weight

@@ -216,7 +216,8 @@ class QualityReport:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         text += ["", *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells)]
         if len(self.columns) > _SHOWN:
-            text.append(f"and {len(self.columns) - _SHOWN} columns with less error")
+            more = len(self.columns) - _SHOWN
+            text.append(f"and {more} more column{'s' if more > 1 else ''} with less error")
         broken = sorted((rule for rule in self.constraints if rule.violated), key=lambda rule: -rule.violated)
         if broken:
             text += ["", "rules that no real row violates, and how many synthetic rows do:"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skvae.data.batch import Batch
-from skvae.data.columns import Column
+from skvae.data.columns import Column, Kind
 
 _SHOWN = 5
 
@@ -30,6 +30,8 @@ class Trait:
         Means, or shares of the level; None where no row has an entry.
     missing : float
         Share of the cluster's rows without an entry.
+    is_date : bool
+        Whether the means are dates, in microseconds since 1970.
     """
 
     column: str
@@ -38,6 +40,10 @@ class Trait:
     within: float | None
     overall: float | None
     missing: float
+    is_date: bool = False
+
+    def _mean(self, number: float) -> str:
+        return str(np.datetime64(int(number), "us").astype("datetime64[D]")) if self.is_date else f"{number:.4g}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class ClusterReport:
                 if trait.within is None or trait.overall is None:
                     continue
                 if trait.level is None:
-                    what = f"mean {trait.within:.4g}, of all rows {trait.overall:.4g}"
+                    what = f"mean {trait._mean(trait.within)}, of all rows {trait._mean(trait.overall)}"
                 else:
                     what = f"{trait.level!r} in {trait.within:.0%}, of all rows {trait.overall:.0%}"
                 lines.append(f"  {trait.column}: {what} ({trait.strength:+.2f} sd)")
@@ -104,7 +110,8 @@ def describe_clusters(columns: Sequence[Column], rows: Batch, labels: np.ndarray
         for k, (within, its) in enumerate(zip(member @ (real * seen), member @ seen, strict=True)):
             centre = float(within / its) if its else None
             strength = 0.0 if centre is None or sd == 0 else (centre - mean) / sd
-            traits[k].append(Trait(column.name, strength, None, centre, mean, float(missing[k])))
+            is_date = column.kind == Kind.DATE
+            traits[k].append(Trait(column.name, strength, None, centre, mean, float(missing[k]), is_date))
     ordered = [sorted(its, key=lambda trait: -abs(trait.strength)) for its in traits]
     return ClusterReport([int(size) for size in member.sum(1)], ordered)
 
