@@ -33,7 +33,7 @@ _FLOOR = 0.05
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
 _REVIVALS = 3
 # Of the term on neighbours.
-_WEIGHT, _ATTRACTION = 5.0, 16.0
+_ATTRACTION, _SCALE = 4.0, 1.0
 _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
@@ -52,8 +52,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     n_init : int
         Starts of each mixture, from k-means.
     objective : str or Objective
-        As that of `VAE`; "elbo" is VaDE. "auto" is ELBO() + Neighbours(weight=5, attraction=16), with an attraction
-        at which rows of one neighbourhood fall together.
+        As that of `VAE`; "elbo" is VaDE. "auto" is ELBO() + Neighbours(attraction=4, scale=1), which draws clusters
+        together; with more attraction their rows fall into one place.
     prior : str or GaussianMixture
         That of the clusters; there is no other than "mixture", which has full covariances; of an object, its
         covariance is taken.
@@ -330,7 +330,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Parameters of the VAE with a prior."""
         params = self._vae_params() | {"prior": prior}
         if isinstance(params["objective"], str) and params["objective"] == "auto":
-            params["objective"] = ELBO() + Neighbours(weight=_WEIGHT, attraction=_ATTRACTION)
+            params["objective"] = ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
         return params
 
     # -- saving
