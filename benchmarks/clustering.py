@@ -3,8 +3,8 @@
 "blobs" are the article's (four, σ = .4, data seed 0; a fifth held out), whose silhouette is that of held-out latents
 with predicted clusters, and "digits" the handwritten digits, all of them. "fashion" is Fashion-MNIST, all 70,000;
 "iris", "wine" and "breast cancer" are tables, where no cluster should be empty, nor one hold all rows ("largest" is
-its share). Beside VAEClusterer, in the same run: k-means, a Gaussian mixture, PCA and k-means, UMAP and a Gaussian mixture. All
-are told the number of classes, except for the line "auto".
+its share). Beside VAEClusterer, in the same run: k-means, a Gaussian mixture, PCA and k-means, UMAP and a Gaussian
+mixture. All are told the number of classes, except for the line "auto".
 
     python benchmarks/clustering.py [--seeds 10] [--first 0] [--data blobs digits fashion] [--only VAEClusterer …]
 """
