@@ -8,6 +8,7 @@ it is given training and test rows together. No label touches training.
 """
 
 import argparse
+import math
 import time
 
 import numpy as np
@@ -35,15 +36,19 @@ def fashion(n_rows):
 
 
 DATA = {"digits": digits, "fashion": fashion}
+EPOCHS = {"digits": 300, "fashion": 40}
 
 
 def vae(latent_dim, **params):
     def maps(X, X_test, seed):
+        side = math.isqrt(X.shape[1])
         model = VAE(
             latent_dim=latent_dim,
+            image_shape=(side, side),
             likelihood="gaussian",
-            masking=0.0,
-            batch_size=min(1024, len(X) // 8),
+            max_epochs=EPOCHS["digits" if side == 8 else "fashion"],
+            batch_size=min(512, len(X) // 8),
+            latent_density=None,
             random_state=seed,
         ).set_params(**params)
         model.fit(X)
@@ -70,9 +75,9 @@ def tsne(X, X_test, seed):
 
 
 MAPS = {
-    "VAE + Neighbours, 2-D": vae(2, objective=ELBO() + Neighbours()),
-    "VAE, 2-D": vae(2),
-    "VAE + Neighbours, 64-D": vae(64, objective=ELBO() + Neighbours()),
+    "VAE + Neighbours, 2-D": vae(2, objective=ELBO() + Neighbours(), encoder="residual", decoder="mlp"),
+    "VAE, 2-D": vae(2, encoder="residual", decoder="mlp"),
+    "VAE + Neighbours, 64-D": vae(64, objective=ELBO() + Neighbours(weight=0.03, scale=1.0), hidden_sizes=(512, 512)),
     "UMAP": umap,
     "PCA": pca,
     "t-SNE": tsne,

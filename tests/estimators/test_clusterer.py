@@ -1,12 +1,15 @@
 """VAEClusterer: clusters that are there, what it says of them, bad input, scikit-learn's checks."""
 
+import copy
 import json
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score, silhouette_score
@@ -84,6 +87,37 @@ def test_the_seed_decides(fitted, blobs):
     one, other = (small(max_epochs=2, n_init=1).fit(blobs[0]).predict_proba(blobs[0]) for _ in range(2))
     np.testing.assert_array_equal(one, other)
     assert clone(fitted).get_params() == fitted.get_params()
+
+
+@pytest.fixture
+def with_an_empty_component(fitted, blobs):
+    """The fitted clusterer, one of whose components has been moved to where no row is, and its rows."""
+    model = copy.deepcopy(fitted)
+    rows = model.vae_._rows(blobs[0])
+    with torch.no_grad():
+        model._clusters.means[0] = 100.0
+        model._clusters.logits[0] = -20.0
+    assert np.bincount(model._responsibilities(rows).argmax(1), minlength=4)[0] == 0
+    return model, rows
+
+
+def test_an_empty_component_is_revived(with_an_empty_component, blobs):
+    model, rows = with_an_empty_component
+    model._fill(rows, seed=0)
+    labels = model._responsibilities(rows).argmax(1)
+    assert np.bincount(labels, minlength=4).min() > 0
+    assert adjusted_rand_score(blobs[1], labels) > 0.95
+    np.testing.assert_allclose(model._clusters.log_weights().exp().detach(), 0.25, atol=0.05)
+
+
+def test_k_means_leaves_no_component_empty(with_an_empty_component, blobs, monkeypatch):
+    """Where the likelihood has no use for a component, however often it is revived."""
+    model, rows = with_an_empty_component
+    monkeypatch.setattr("skvae.estimators.clusterer._REVIVALS", 0)
+    model._fill(rows, seed=0)
+    labels = model._responsibilities(rows).argmax(1)
+    expected = KMeans(4, n_init=20, random_state=0).fit_predict(model.transform(blobs[0]).astype(np.float64))
+    assert adjusted_rand_score(expected, labels) == 1
 
 
 def test_auto_is_the_smallest_number_as_good_as_the_best(blobs, monkeypatch):

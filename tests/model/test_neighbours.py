@@ -23,16 +23,16 @@ def terms_with_partners(weight=None):
     return terms
 
 
-@pytest.mark.parametrize("attraction", [1.0, 4.0])
+@pytest.mark.parametrize(("attraction", "scale"), [(1.0, 1.0), (4.0, 0.3)])
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5, 0.5, 1.5, 0.5]])
-def test_pair_by_pair(attraction, weight):
+def test_pair_by_pair(attraction, scale, weight):
     terms = terms_with_partners(weight)
-    part = Neighbours(weight=3.0, attraction=attraction).double()
+    part = Neighbours(weight=3.0, attraction=attraction, scale=scale).double()
     here, there = terms.z[0].detach().numpy(), terms.partners.numpy()
     w = np.ones(B) if weight is None else weight
 
     def q(a, b):
-        return 1 / (1 + ((a - b) ** 2).sum())
+        return 1 / (1 + ((a - b) ** 2).sum() / scale**2)
 
     expected = []
     for i in range(B):
@@ -41,7 +41,8 @@ def test_pair_by_pair(attraction, weight):
         expected.append(-attraction * math.log(own) + math.log(own + others))
     penalty = part.penalty(terms)
     np.testing.assert_allclose(penalty.named["neighbours"].detach(), expected, rtol=1e-6)
-    np.testing.assert_allclose(penalty.loss.detach(), 3 * np.array(expected), rtol=1e-6)
+    n_columns = terms.batch.values.shape[1]
+    np.testing.assert_allclose(penalty.loss.detach(), 3 * n_columns * np.array(expected), rtol=1e-6)
     penalty.loss.sum().backward()
     assert torch.isfinite(terms.posterior.mean.grad).all()
 
@@ -124,12 +125,12 @@ def test_neighbours_stay_together_and_the_model_is_saved(X, tmp_path):
     assert model.history_.info["steps"] == "recorded"
     assert shared(X, model.transform(X)) > shared(X, plain.transform(X)) + 0.1
     assert np.isfinite(model.history_["validation_neighbours"]).all()
-    best = np.subtract(model.history_["validation_bound"], np.multiply(30, model.history_["validation_neighbours"]))
+    best = np.subtract(model.history_["validation_bound"], np.multiply(64, model.history_["validation_neighbours"]))
     assert model.history_.info["best_epoch"] == best.argmax() + 1
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
-    assert loaded.objective.get_params()["neighbours__weight"] == 30
+    assert loaded.objective.get_params()["neighbours__weight"] == 1
     loaded.partial_fit(X[:100])
     again = small(objective=ELBO() + Neighbours(attraction=1.0), max_epochs=80).fit(X)
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
@@ -165,6 +166,7 @@ def test_with_targets(X):
         (Neighbours(weight=-1), "weight=-1"),
         (Neighbours(n_neighbors=0), "n_neighbors=0"),
         (Neighbours(attraction=0.5), r"attraction=0.5\): expected a number ≥ 1"),
+        (Neighbours(scale=0), r"scale=0\): expected a finite number > 0"),
         (Neighbours(space="pixels"), r"space='pixels'\): expected one of"),
         (Neighbours() + Neighbours(), "two parts which give rows a partner"),
     ],

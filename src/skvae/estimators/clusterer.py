@@ -21,7 +21,7 @@ from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.clusters import ClusterReport, describe_clusters
 from skvae.inference.latent_density import COVARIANCE_TYPES, take_over
-from skvae.model import GaussianMixture
+from skvae.model import ELBO, GaussianMixture, Neighbours
 from skvae.model.checks import is_whole
 from skvae.training import Noise
 
@@ -32,6 +32,8 @@ _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
 _REVIVALS = 3
+# Of the term on neighbours.
+_ATTRACTION, _SCALE = 4.0, 1.0
 _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
@@ -50,7 +52,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     n_init : int
         Starts of each mixture, from k-means.
     objective : str or Objective
-        As that of `VAE`; with "neighbours" rows that are alike are drawn together, "elbo" is VaDE.
+        As that of `VAE`; "elbo" is VaDE. "auto" is ELBO() + Neighbours(attraction=4, scale=1), which draws clusters
+        together; with more attraction their rows fall into one place.
     prior : str or GaussianMixture
         That of the clusters; there is no other than "mixture", which has full covariances; of an object, its
         covariance is taken.
@@ -90,7 +93,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         *,
         n_clusters: int | str = "auto",
         n_init: int = 20,
-        objective: Any = "neighbours",
+        objective: Any = "auto",
         prior: Any = "mixture",
     ) -> None: ...
 
@@ -325,7 +328,10 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _params_with(self, prior: Any) -> dict[str, Any]:
         """Parameters of the VAE with a prior."""
-        return self._vae_params() | {"prior": prior}
+        params = self._vae_params() | {"prior": prior}
+        if isinstance(params["objective"], str) and params["objective"] == "auto":
+            params["objective"] = ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
+        return params
 
     # -- saving
 

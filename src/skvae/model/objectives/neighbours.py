@@ -22,33 +22,40 @@ class Neighbours(Regulariser):
     r"""Keeps neighbours together: a contrastive loss on the graph of nearest neighbours.
 
     .. math::
-        \frac1B \sum_i -a \log q(z_i, z_{p(i)})
+        \frac{wC}B \sum_i -a \log q(z_i, z_{p(i)})
         + \log \Big[q(z_i, z_{p(i)}) + \sum_{j \ne i} q(z_i, z_j) + q(z_i, z_{p(j)})\Big],
-        \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2}
+        \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2 / s^2}
 
-    where p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and z draws from q(z|x), one of
-    each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy kernel (Damrich, Böhm,
-    Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak 2023), whose maps are those of t-SNE, with an encoder;
-    a = 4 is about as much attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric: Sainburg, McInnes & Gentner
-    2021), which draws clusters together. Of draws, and in the unit of the prior, since means alone, or a scale that
-    is learned, would let the map shrink below the noise of q(z|x), and no mixture of draws could tell the clusters
-    apart.
+    where C is the number of columns, p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and
+    z draws from q(z|x), one of each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy
+    kernel (Damrich, Böhm, Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak 2023), whose maps are those of
+    t-SNE, with an encoder; a = 4 is about as much attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric:
+    Sainburg, McInnes & Gentner 2021). Rows whose neighbourhoods overlap, m of them, fall into one place where
+    a k > m, and groups without neighbours in each other drift apart for any a.
+
+    Of draws, and in the unit of the prior, since means alone, or a scale that is learned, would let the map shrink
+    below the noise of q(z|x), and no mixture of draws could tell the clusters apart. The prior gives a map a width of
+    a few units: s, in these, decides how many kernels fit side by side, and so how fine it is.
 
     The graph is made once, before training, from the embedded rows as the encoder sees them (of many features, their
     first 50 principal components); with `space="latents"` from the posterior means of the model as it is then,
-    which is for models trained before. The best epoch is that of the best bound less `weight` times this term,
-    where held-out rows are given neighbours among the training rows.
+    which is for models trained before. The best epoch is that of the best bound less w C times this term, where
+    held-out rows are given neighbours among the training rows.
 
-    Compares the rows of a batch: its value depends on which rows come together, and grows with their number.
+    Compares the rows of a batch: its value depends on which rows come together, and grows with their number. A map
+    of two dimensions asks more of an encoder than a bound does: `encoder="residual"` follows the graph much closer
+    than the default.
 
     Parameters
     ----------
     weight : float
-        Nats per nat of the term.
+        w: nats per nat of the term and column. The bound too grows with the columns; at 1 this term outweighs it.
     n_neighbors : int
         k; fewer, where there are not so many other rows.
     attraction : float
-        a, of at least 1: that of t-SNE; the default is about that of UMAP.
+        a, of at least 1: that of t-SNE.
+    scale : float
+        s, the distance at which q is a half.
     space : {"rows", "latents"}
         Where neighbours are near.
     """
@@ -58,12 +65,18 @@ class Neighbours(Regulariser):
     graph: Tensor | None
 
     def __init__(
-        self, weight: float = 30.0, n_neighbors: int = 15, attraction: float = 4.0, space: str = "rows"
+        self,
+        weight: float = 1.0,
+        n_neighbors: int = 15,
+        attraction: float = 1.0,
+        scale: float = 0.3,
+        space: str = "rows",
     ) -> None:
         super().__init__()
         self.weight = weight
         self.n_neighbors = n_neighbors
         self.attraction = attraction
+        self.scale = scale
         self.space = space
         self.register_buffer("graph", None, persistent=False)
 
@@ -72,6 +85,7 @@ class Neighbours(Regulariser):
         check_weight(self, "weight")
         check_whole(self, "n_neighbors", 1)
         check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
+        check(self, "scale", lambda v: is_number(v) and 0 < v < math.inf, "a finite number > 0")
         check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
@@ -84,6 +98,7 @@ class Neighbours(Regulariser):
         """
         if len(rows) < 2:
             raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
+        self._n_columns = model.n_columns
         features = self._features(model, rows)
         self._projection = Projection(features)
         self._points = self._projection(features)
@@ -109,7 +124,7 @@ class Neighbours(Regulariser):
 
     def penalty(self, terms: Terms) -> Penalty:
         assert terms.partners is not None
-        here, there = terms.z[0], terms.partners  # [B, D] each
+        here, there = terms.z[0] / self.scale, terms.partners / self.scale  # [B, D] each
         if here.shape != there.shape:
             raise ValueError(
                 f"{self!r} compares the latents of rows, and this model has other ones for each label that a row may "
@@ -125,7 +140,8 @@ class Neighbours(Regulariser):
             log_q = log_q + terms.weight.log().repeat(2)
         apart = torch.logaddexp(log_q.logsumexp(-1), -together)
         term = self.attraction * together + apart
-        return Penalty(loss=self.weight * term, named={"neighbours": term})
+        n_columns = terms.batch.values.shape[1]
+        return Penalty(loss=self.weight * n_columns * term, named={"neighbours": term})
 
     def judged_beside(self, means: dict[str, float]) -> float:
-        return -self.weight * means["neighbours"]
+        return -self.weight * self._n_columns * means["neighbours"]
