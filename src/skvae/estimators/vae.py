@@ -46,7 +46,8 @@ class VAE(BaseVAE):
         normal density with one σ for all columns; a dict maps column names or kinds to likelihoods, as {"visits":
         "negative-binomial"}, and leaves the other columns to "auto".
     prior : str or Prior
-        p(z): "normal", "mixture", "vamp" or "flow", or an object, for example VampPrior(n_pseudo_inputs=100).
+        p(z): "normal", "mixture", "vamp", "autoregressive" or "flow", or an object, for example
+        VampPrior(n_pseudo_inputs=100).
     posterior : str or Posterior
         q(z|x): "diagonal", "full", "flow", or "deterministic" for a plain autoencoder.
     objective : str or Objective
