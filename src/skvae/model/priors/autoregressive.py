@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class AutoregressivePrior(Prior):
         self.layers = nn.ModuleList(nn.Linear(self.hidden_size, self.hidden_size) for _ in range(2 * self.n_blocks))
         self.last = nn.Linear(self.hidden_size, n_params)
         with torch.no_grad():  # every block starts as the identity, every mixture as about N(0, 1)
-            for layer in (*self.layers[1::2], self.last):
+            for layer in (*(two for _, two in self._blocks), self.last):
                 layer.weight.mul_(0.1)
                 layer.bias.zero_()
             start = self.last.bias.view(latent_dim, 3, self.n_components)
@@ -98,7 +99,7 @@ class AutoregressivePrior(Prior):
         hidden = F.linear(x, self.first.weight * self.into, self.first.bias)
         if self.context is not None and context is not None:
             hidden = hidden + self.context(context)
-        for one, two in zip(self.layers[::2], self.layers[1::2], strict=True):
+        for one, two in self._blocks:
             inner = F.linear(F.silu(hidden), one.weight * self.within, one.bias)
             hidden = hidden + F.linear(F.silu(inner), two.weight * self.within, two.bias)
         params = F.linear(F.silu(hidden), self.last.weight * self.out_of, self.last.bias)
@@ -137,13 +138,17 @@ class AutoregressivePrior(Prior):
             if self.context is not None and context is not None:
                 hidden = hidden + F.linear(context, self.context.weight[units])
             known[0][:, units] = F.silu(hidden)
-            for k in range(self.n_blocks):
-                one, two = self.layers[2 * k], self.layers[2 * k + 1]
+            for k, (one, two) in enumerate(self._blocks):
                 inner = F.linear(known[2 * k][:, :end], one.weight[units, :end], one.bias[units])
                 known[2 * k + 1][:, units] = F.silu(inner)
                 hidden = hidden + F.linear(known[2 * k + 1][:, :end], two.weight[units, :end], two.bias[units])
                 known[2 * k + 2][:, units] = F.silu(hidden)
         return torch.addcmul(self.centre, x, self.unit).unflatten(0, eps.shape[:-1])
+
+    @property
+    def _blocks(self) -> list[tuple[Any, Any]]:
+        """The two layers of each block."""
+        return list(zip(self.layers[::2], self.layers[1::2], strict=True))
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log σ [..., K] of `params` [..., 3, K]."""
