@@ -13,6 +13,7 @@ from skvae.data.batch import Batch
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, also_parameter, new_seed, to_numpy
 from skvae.estimators.conditions import completed_sample, conditional_sample
+from skvae.estimators.settings import trains_jointly
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
 from skvae.training.randomness import open_uniform
@@ -249,8 +250,11 @@ class VAE(BaseVAE):
             train, validation = self._split(rows)
         else:
             train, validation = rows, self._encode(self._read(validation_data))
-        self._train(train, validation, seed, decay=True)
-        self._fit_latent_density(train, validation, seed)
+        if trains_jointly(self.get_params(deep=False), self.settings_, self.schema_, len(train)):
+            self._train_jointly(train, validation, seed)
+        else:
+            self._train(train, validation, seed, decay=True)
+            self._fit_latent_density(train, validation, seed)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
@@ -425,7 +429,7 @@ class VAE(BaseVAE):
         """
         rows, eps = self._rows(X), self._matched_noise(n_draws)
         with self._answering(len(rows) * n_draws):
-            return to_numpy(log_likelihood.elbo(self.model_, rows, eps))
+            return to_numpy(log_likelihood.elbo(self.model_, rows, eps, self._prior_of_bound))
 
     def impute(self, X: Any, n_imputations: int | None = None, n_draws: int = 100) -> Any:
         """Fill missing entries; what is present is returned as it is.

@@ -31,11 +31,15 @@ _MIN_ROWS = 300
 _MAX_LATENTS = {"fast": 10_000, "default": 30_000, "high": 120_000}
 # Rows that are encoded for densities that are fitted step by step.
 _MAX_ROWS = {"fast": 10_000, "default": 50_000, "high": 200_000}
-# Rows from which on a network is tried, and its width.
+# Rows from which on a network is tried, and its width, at most so much for each latent.
 _MIN_AUTOREGRESSIVE = 2_000
-_HIDDEN = {"fast": 128, "default": 256, "high": 512}
+_HIDDEN, _HIDDEN_PER_LATENT = {"fast": 128, "default": 256, "high": 512}, 32
 # Looks at held-out latents on the way.
 _LOOKS = 10
+# Of a density that is fitted further: share of the steps and of the learning rate.
+_MORE_STEPS, _MORE_LEARNING_RATE = 0.5, 0.5
+# Passes over the rows, at most, and steps that a small table gets all the same.
+_MAX_PASSES, _FEWEST_STEPS = 50, 500
 _MAX_DRAWS, _N_HELD_OUT = 5, 4_096
 _HELD_OUT_SHARE = 0.2
 # Nats that are not worth another density.
@@ -48,7 +52,7 @@ _COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 _LATENTS_PER_COMPONENT = 30
 _MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
-_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 2_000, "high": 6_000}, 512, 2e-3, 1e2
+_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 1_500, "high": 5_000}, 512, 2e-3, 1e2
 _ROWS_AT_ONCE = 8192
 
 
@@ -106,6 +110,8 @@ def fit_latent_density(
     choice: Any,
     quality: str,
     noise: Noise,
+    *,
+    go_on: bool = False,
 ) -> LatentDensity | None:
     r"""Fit a density to draws from the aggregated posterior, and compare it with the prior of training.
 
@@ -125,6 +131,8 @@ def fit_latent_density(
         good as the best, up to the standard error of their difference or 0.01 nats.
         "mixture": the best of the mixtures. "autoregressive", "flow", or a Prior: that.
     quality : {"fast", "default", "high"}
+    go_on : bool
+        Whether `choice` is a density that has been fitted to latents already, of which it is to take up some more.
 
     Returns
     -------
@@ -140,17 +148,23 @@ def fit_latent_density(
     held_out = Latents(model, validation, _N_HELD_OUT, noise.stream("density held out")).of_each(1)
     few = latents.of_each(max(1, min(_MAX_DRAWS, _MAX_LATENTS[quality] // latents.n_rows)))[: _MAX_LATENTS[quality]]
     scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
-    for part in _candidates(choice, quality, latents.n_rows, len(few)):
-        with seeded_torch(noise.seed):
-            prior = part.bind(model.latent_dim).to(few.device)
-        if isinstance(prior, GaussianMixture):
+    for part in [choice] if go_on else _candidates(choice, quality, latents.n_rows, len(few), model.latent_dim):
+        prior = part
+        if not go_on:
+            with seeded_torch(noise.seed):
+                prior = part.bind(model.latent_dim).to(few.device)
+        if isinstance(prior, GaussianMixture) and not go_on:
             _maximise_expectation(prior, few, noise.seed)
         else:
-            if isinstance(prior, AutoregressivePrior):
+            if isinstance(prior, AutoregressivePrior) and not go_on:
                 prior.look_at(few)
             n_weights = sum(p.numel() for p in prior.parameters())
+            n_steps, learning_rate = _N_STEPS[quality], _LEARNING_RATE
+            if go_on:
+                n_steps, learning_rate = round(_MORE_STEPS * n_steps), _MORE_LEARNING_RATE * learning_rate
+            prior.requires_grad_(True)
             with torch.enable_grad(), threads_for(_BATCH_SIZE * n_weights):
-                _climb(prior, latents, held_out, _N_STEPS[quality], noise)
+                _climb(prior, latents, held_out, n_steps, learning_rate)
         fitted.append(prior.requires_grad_(False).eval())
         scores.append(_log_prob(prior, held_out))
     table = torch.stack(scores).double().nan_to_num(nan=-1e9, neginf=-1e9)  # [candidates, n]
@@ -160,11 +174,12 @@ def fit_latent_density(
     return LatentDensity(fitted[chosen], float(mean[chosen] - mean[0]), tried)
 
 
-def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int) -> Sequence[Prior]:
+def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_dim: int) -> Sequence[Prior]:
     """Unbound, the simplest first."""
     if isinstance(choice, Prior):
         return [choice.fresh()]
-    flow, autoregressive = FlowPrior(transform="spline", passes=2), AutoregressivePrior(hidden_size=_HIDDEN[quality])
+    hidden_size = min(_HIDDEN[quality], _HIDDEN_PER_LATENT * latent_dim)
+    flow, autoregressive = FlowPrior(transform="spline", passes=2), AutoregressivePrior(hidden_size=hidden_size)
     if choice == "flow":
         return [flow]
     if choice == "autoregressive":
@@ -284,14 +299,15 @@ def take_over(
     prior.place(weights, means if centre is None else means + centre.cpu(), factors)
 
 
-def _climb(prior: Prior, latents: Latents, held_out: Tensor, n_steps: int, noise: Noise) -> None:
+def _climb(prior: Prior, latents: Latents, held_out: Tensor, n_steps: int, learning_rate: float) -> None:
     """Maximise the mean log-density of the latents by Adam; the best of a few looks at held-out ones is kept."""
     batch_size = min(_BATCH_SIZE, max(32, latents.n_rows // 4))
+    n_steps = min(n_steps, max(_FEWEST_STEPS, _MAX_PASSES * latents.n_rows // batch_size))
     optimizer = Optimizer([prior], _MAX_NORM)
     best, kept = -math.inf, optimizer.snapshot()
     for step in range(n_steps):
         loss = -prior.log_prob(latents.random(batch_size).unsqueeze(0)).mean()
-        optimizer.step(loss, _LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
+        optimizer.step(loss, learning_rate * learning_rate_factor(step, n_steps, n_steps // 20))
         if (step + 1) % max(1, n_steps // _LOOKS) == 0:
             with torch.no_grad():
                 found = float(_log_prob(prior, held_out).mean())
