@@ -112,7 +112,7 @@ def trains_jointly(
 ) -> bool:
     """Whether a model of tables is trained together with a density of its latents (see `inference.joint_density`).
 
-    That takes some thousand rows and steps, and time that "fast" does not have; and whatever other prior, objective or
+    That takes some thousand rows and steps, and time that "fast" does not have; what other prior, objective or
     density is asked for is trained as asked.
     """
     n_steps = settings["max_epochs"] * (n_rows // settings["batch_size"])

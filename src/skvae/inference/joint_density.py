@@ -27,8 +27,8 @@ class Opening(ELBO):
 
     KL(q(z|x) ‖ p(z)), averaged over rows, is the information that z carries of x plus KL(q̄(z) ‖ p(z)), with the
     aggregated posterior q̄ (Hoffman & Johnson 2016). The second vanishes when a density fitted to q̄ becomes p(z): at
-    β = 1 latents would be paid for too dearly, and left unused. The best epoch is that of the smallest loss, for what is
-    maximised is no bound yet.
+    β = 1 latents would be paid for too dearly, and left unused. The best epoch is that of the smallest loss, for what
+    is maximised is no bound yet.
     """
 
     alias = ""
