@@ -366,6 +366,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesTables):
         n_opening, n_joint = (max(1, round(share * self.settings_["max_epochs"])) for share in SHARES[quality])
         opening = Opening(OPENING_BETA)
         self._train(train, validation, seed, decay=True, objective=opening, max_epochs=n_opening)
+        if self.history_.info["stopped"] == "callback":
+            self._fit_latent_density(train, validation, seed)
+            return
         noise = Noise(seed + self.history_.info["n_steps"], device)
         fitted = fit_latent_density(self.model_, train, validation, "autoregressive", quality, noise)
         assert fitted is not None

@@ -57,7 +57,6 @@ class Settings:
         return cls(
             **{
                 "latent_density": None,
-                "joint": False,
                 **state,
                 "hidden_sizes": None if sizes is None else tuple(sizes),
             }
