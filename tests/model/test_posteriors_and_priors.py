@@ -273,6 +273,14 @@ def test_density_under_every_row(name):
     torch.testing.assert_close(q.rows(some).log_prob_by_row(z), expected[..., some])
 
 
+@every_normal_posterior
+def test_pieces_are_joined(name):
+    q, z = posterior(name), noise(S, 2 * B, D)
+    both = type(q).joined([q, q.rows(torch.tensor([2, 0, 1]))])
+    expected = torch.cat([q.log_prob(z[:, :B]), q.rows(torch.tensor([2, 0, 1])).log_prob(z[:, B:])], dim=1)
+    torch.testing.assert_close(both.log_prob(z), expected)
+
+
 @pytest.mark.parametrize("cls", [NormalPosterior, FullNormalPosterior])
 def test_narrow_components_far_from_zero(cls):
     """In single precision a multiplied-out square would be off by nats."""

@@ -77,7 +77,7 @@ def log_weights(model: LatentVariableModel, prior: Prior, rows: Batch, eps: Tens
 
 @torch.no_grad()
 def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor, prior: Prior | None = None) -> Tensor:
-    """The evidence lower bound of each row under the prior, by default that of training, [n].
+    """The evidence lower bound of each row under a prior, by default that of training, [n].
 
     The KL term is exact where a closed form exists; the rest is averaged over the draws in `eps` [S, D],
     shared by all rows.
