@@ -95,8 +95,8 @@ class VAE(BaseVAE):
         Tables of 2,000 rows or more get more of it, where latent_density is "auto", prior "normal", objective "elbo",
         quality not "fast", and some thousand steps are planned: training opens with a tenth of the KL, which the
         density will make up for; that is fitted, an `AutoregressivePrior`; and encoder, decoder and density are then
-        trained together, to maximise the evidence lower bound under it, of which `elbo` speaks. Both parts take seven
-        tenths of the planned epochs, as a step with the density takes longer.
+        trained together, to maximise the evidence lower bound under it, of which `elbo` speaks. Both parts take about
+        three quarters of the planned epochs (at quality "high" two fifths), as a step with the density takes longer.
     column_kinds : dict, optional
         Kinds of columns, by name or position, where the inferred ones are not wanted: "continuous",
         "integer", "binary", "categorical", "ordinal", "date".

@@ -33,7 +33,7 @@ _MAX_LATENTS = {"fast": 10_000, "default": 30_000, "high": 120_000}
 _MAX_ROWS = {"fast": 10_000, "default": 50_000, "high": 200_000}
 # Rows from which on a network is tried, and its width, at most so much for each latent.
 _MIN_AUTOREGRESSIVE = 2_000
-_HIDDEN, _HIDDEN_PER_LATENT = {"fast": 128, "default": 256, "high": 512}, 32
+_HIDDEN, _HIDDEN_PER_LATENT = {"fast": 128, "default": 256, "high": 384}, 32
 # Looks at held-out latents on the way.
 _LOOKS = 10
 # Of a density that is fitted further: share of the steps and of the learning rate.
@@ -52,7 +52,7 @@ _COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 _LATENTS_PER_COMPONENT = 30
 _MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
-_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 1_500, "high": 5_000}, 512, 2e-3, 1e2
+_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 1_500, "high": 4_000}, 512, 2e-3, 1e2
 _ROWS_AT_ONCE = 8192
 
 
