@@ -93,7 +93,7 @@ class VAE(BaseVAE):
         target keep it, whatever is asked for.
 
         Tables of 2,000 rows or more get more of it, where latent_density is "auto", prior "normal", objective "elbo",
-        quality not "fast", and some thousand steps are planned: training opens with a tenth of the KL, which the
+        quality not "fast", and some thousand steps are planned: training opens with a fifth of the KL, which the
         density will make up for; that is fitted, an `AutoregressivePrior`; and encoder, decoder and density are then
         trained together, to maximise the evidence lower bound under it, of which `elbo` speaks. Both parts take about
         three quarters of the planned epochs (at quality "high" two fifths), as a step with the density takes longer.

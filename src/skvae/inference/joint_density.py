@@ -13,7 +13,7 @@ from skvae.training import Callback, History, Noise, Plan, fit
 # Weight of the KL in the first part of training, shares of the planned epochs that both parts take (a step with the
 # density takes twice as long), and the learning rate of the second, as a share of that of the first. Chosen on
 # training rows of Adult held out for it.
-OPENING_BETA = 0.1
+OPENING_BETA = 0.2
 SHARES = {"default": (0.5, 0.28), "high": (0.25, 0.15)}
 JOINT_LEARNING_RATE = 0.5
 # Rows and planned steps from which on it is done.
