@@ -44,7 +44,7 @@ PRIORS = {
     "mixture": GaussianMixture(3),
     "vamp": VampPrior(5),
     "flow": FlowPrior(2, (8,)),
-    "autoregressive": AutoregressivePrior(3, 8),
+    "autoregressive": AutoregressivePrior(4, 12, 1),
 }
 PAIRS = [(q, p) for q in POSTERIORS for p in PRIORS if p != "vamp" or q in ("diagonal", "full")]
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
