@@ -14,6 +14,7 @@ import skvae
 from skvae import (
     ELBO,
     VAE,
+    AutoregressivePrior,
     Deterministic,
     FlowPosterior,
     FlowPrior,
@@ -51,6 +52,7 @@ PRIORS = {
     "mixture": GaussianMixture(3),
     "vamp": VampPrior(5, learn_weights=True),
     "flow": FlowPrior(1, (8,)),
+    "autoregressive": AutoregressivePrior(3, 8),
     "coupling": FlowPrior(2, (), transform="spline", passes=2),
 }
 # Every part with a simple partner, and pairs of which neither is.
@@ -59,6 +61,7 @@ PAIRS = [
     ("diagonal", "vamp"),
     ("diagonal", "flow"),
     ("diagonal", "coupling"),
+    ("diagonal", "autoregressive"),
     ("full", "normal"),
     ("full", "vamp"),
     ("flow", "normal"),

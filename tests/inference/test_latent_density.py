@@ -7,8 +7,8 @@ from sklearn.mixture import GaussianMixture as Reference
 
 import skvae
 from skvae.data.batch import Batch
-from skvae.inference.latent_density import _maximise_expectation, fit_latent_density
-from skvae.model import FlowPrior, Gaussian, GaussianMixture, StandardNormal
+from skvae.inference.latent_density import Latents, _candidates, _maximise_expectation, fit_latent_density
+from skvae.model import AutoregressivePrior, FlowPrior, Gaussian, GaussianMixture, StandardNormal
 from skvae.training.randomness import Noise, seeded_torch
 
 CENTRES = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [0.0, -2.0]])
@@ -27,6 +27,36 @@ def bound(model, rows, prior):
     with torch.no_grad():
         terms = model(rows, eps, prior=prior)
         return (terms.log_p.total() - terms.log_q.total()).mean().item()
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full", "flow", "deterministic"])
+def test_latents_are_those_of_the_posteriors_of_rows(posterior):
+    """Every row as often, or by its weight; fresh draws where the posterior is normal."""
+    if posterior == "flow":
+        pytest.importorskip("zuko")
+    rows = table(60)
+    weight = np.repeat([0.0, 1.0, 3.0], 20)
+    vae = skvae.VAE(
+        latent_dim=2, hidden_sizes=(8,), max_epochs=3, posterior=posterior, latent_density=None, random_state=0,
+        objective="rae" if posterior == "deterministic" else "elbo",
+    ).fit(rows)  # fmt: skip
+    batch = vae._rows(rows)
+    draws = vae.posterior(rows, n_draws=2_000)  # [S, n, D]
+
+    def gap(found, expected):
+        spread = torch.as_tensor(expected.std((0, 1)))
+        means = (found.mean(0) - torch.as_tensor(expected.mean((0, 1)))) / spread
+        return max(means.abs().max().item(), (found.std(0) / spread - 1).abs().max().item())
+
+    latents = Latents(vae.model_, batch, 1_000, torch.Generator().manual_seed(0))
+    assert latents.of_each(3).shape == ((180, 2) if posterior != "deterministic" else (60, 2))
+    assert gap(latents.random(20_000), draws) < 0.1
+    most = {"deterministic": 60, "flow": 300}.get(posterior, 5_000)
+    assert 0.9 * most < len(latents.random(5_000).unique(dim=0)) <= most
+    weighted = Batch(batch.values, weight=torch.tensor(weight, dtype=torch.float32))
+    few = Latents(vae.model_, weighted, 1_000, torch.Generator().manual_seed(0))
+    by_weight = np.concatenate([draws[:, 20:40]] + 3 * [draws[:, 40:]], axis=1)
+    assert gap(few.random(20_000), by_weight) < 0.35  # of 60 rows drawn by weight
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
@@ -130,6 +160,30 @@ def test_a_flow_takes_the_shape_of_the_latents(linear_gaussian):
     assert not any(p.requires_grad for p in found.prior.parameters())
 
 
+def test_an_autoregressive_density_takes_the_shape_of_the_latents(linear_gaussian):
+    """As well as the mixture of three that they are; with more rows it is tried by itself."""
+    exact = linear_gaussian(2)
+    model, rows, held_out = exact.model.float(), clustered(exact, 2500, 0), clustered(exact, 1000, 1)
+    wanted = AutoregressivePrior(6, hidden_size=32, n_blocks=1)
+    found = fit_latent_density(model, rows, held_out, wanted, "fast", Noise(0))
+    right = fit_latent_density(model, rows, held_out, GaussianMixture(3, "full"), "fast", Noise(0))
+    assert isinstance(found.prior, AutoregressivePrior)
+    assert found.gain == pytest.approx(right.gain, abs=0.06)
+    assert found.gain > 0.3
+
+
+def test_from_what_on_which_densities_are_tried():
+    def names(*arguments):
+        return [type(part).__name__ for part in _candidates(*arguments, latent_dim=4)]
+
+    assert "AutoregressivePrior" not in names("auto", "default", 1_999, 10_000)
+    assert "AutoregressivePrior" in names("auto", "default", 2_000, 10_000)
+    assert "AutoregressivePrior" not in names("auto", "fast", 50_000, 10_000)
+    assert set(names("mixture", "high", 50_000, 50_000)) == {"GaussianMixture"}
+    assert names("autoregressive", "fast", 100, 100) == ["AutoregressivePrior"]
+    assert max(part.n_components for part in _candidates("mixture", "high", 500, 500, 4)) == 10
+
+
 # Through the estimator.
 
 
@@ -159,7 +213,9 @@ def test_sample_and_score_use_it_and_elbo_does_not():
     assert "latent density" in with_density.model_.architecture()
 
 
-@pytest.mark.parametrize("choice", ["mixture", GaussianMixture(2, covariance="full"), "auto"], ids=str)
+@pytest.mark.parametrize(
+    "choice", ["mixture", GaussianMixture(2, covariance="full"), AutoregressivePrior(2, 8), "auto"], ids=str
+)
 def test_a_loaded_model_answers_bit_for_bit(tmp_path, choice):
     vae = fit(latent_density=choice)
     vae.save(tmp_path / "vae")
@@ -214,7 +270,7 @@ def test_regression_draws_from_it_and_priors_of_the_target_stay():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("gauss", "'auto', 'mixture', 'flow'"),
+        ("gauss", "'auto', 'mixture', 'autoregressive', 'flow'"),
         (3, "a Prior object"),
         (StandardNormal(), "no parameters"),
         (GaussianMixture(0), "n_components"),

@@ -13,6 +13,7 @@ from skvae.inference.conditional import conditional_centre, conditional_draws
 from skvae.inference.log_likelihood import elbo, kl_per_dimension, log_likelihood, log_weights, rows_at_once
 from skvae.model import (
     MLP,
+    AutoregressivePrior,
     Deterministic,
     DiagonalNormal,
     FlowPosterior,
@@ -43,6 +44,7 @@ PRIORS = {
     "mixture": GaussianMixture(3),
     "vamp": VampPrior(5),
     "flow": FlowPrior(2, (8,)),
+    "autoregressive": AutoregressivePrior(4, 12, 1),
 }
 PAIRS = [(q, p) for q in POSTERIORS for p in PRIORS if p != "vamp" or q in ("diagonal", "full")]
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)

@@ -7,6 +7,7 @@ from torch import nn
 from skvae.model import (
     ELBO,
     MLP,
+    AutoregressivePrior,
     Bernoulli,
     Categorical,
     Component,
@@ -42,6 +43,7 @@ PARTS = [
     Table({"a": Gaussian("column")}),
     DiagonalNormal(),
     StandardNormal(),
+    AutoregressivePrior(3, hidden_size=8),
 ]
 every_part = pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 

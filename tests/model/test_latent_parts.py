@@ -8,12 +8,14 @@ import weakref
 
 import pytest
 import torch
+from scipy import stats
 from torch import distributions as td
 
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
 from skvae.model import (
     MLP,
+    AutoregressivePrior,
     ConditionalNormal,
     Deterministic,
     DiagonalNormal,
@@ -186,6 +188,9 @@ REFUSED = [
     (GaussianMixture(2.5), r"GaussianMixture\(n_components=2.5\)"),
     (VampPrior(-1), r"VampPrior\(n_pseudo_inputs=-1\): expected a whole number ≥ 1"),
     (VampPrior(learn_weights="no"), r"VampPrior\(learn_weights='no'\): expected True or False"),
+    (AutoregressivePrior(0), r"AutoregressivePrior\(n_components=0\)"),
+    (AutoregressivePrior(hidden_size=0.5), r"AutoregressivePrior\(hidden_size=0.5\)"),
+    (AutoregressivePrior(n_blocks=-1), r"AutoregressivePrior\(n_blocks=-1\)"),
     (FlowPrior(0), r"FlowPrior\(n_transforms=0\)"),
     (FlowPrior(hidden_sizes=8), r"FlowPrior\(hidden_sizes=8\): expected a sequence of whole numbers"),
     (FlowPrior(transform="cubic"), r"FlowPrior\(transform='cubic'\): expected one of \['affine', 'spline'\]"),
@@ -227,3 +232,49 @@ def test_flows_leave_the_checks_of_torch_as_they_were():
     assert td.Distribution._validate_args is __debug__
     with pytest.raises(ValueError):
         td.Normal(math.nan, 1.0)
+
+
+@pytest.mark.parametrize(("latent_dim", "hidden_size"), [(1, 4), (2, 3), (5, 16), (7, 6)])
+def test_an_autoregressive_prior_looks_only_back(latent_dim, hidden_size):
+    """log p(z) = Σ_d log p(z_d | z_1 … z_{d−1}): what comes later does not change the mixture of a latent."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(2, hidden_size).bind(latent_dim)
+    for parameter in prior.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+
+    def means(z):
+        return prior.mixtures(z)[1].sum(-1)[0, 0]  # [D]
+
+    jacobian = torch.autograd.functional.jacobian(means, torch.randn(1, 1, latent_dim))[:, 0, 0]  # [D, D]
+    assert (jacobian.triu() == 0).all()
+    # Every latent but the last tells something, as long as there is a hidden unit for it.
+    assert (jacobian != 0).any(0).sum() == latent_dim - 1
+
+
+def test_draws_of_an_autoregressive_prior_follow_its_conditionals():
+    """F_d(z_d | z_1 … z_{d−1}) of draws is uniform, and independent of the latents before; in all dimensions."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(3, 16).bind(5)
+    for parameter in prior.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    prior.look_at(torch.randn(100, 5) * 3 + 1)
+    z = prior.sample(torch.randn(20_000, prior.n_noise))
+    with torch.no_grad():
+        logits, mean, log_scale = prior.mixtures(z.unsqueeze(0))
+    x = ((z - prior.centre) / prior.unit).unsqueeze(-1)
+    u = (logits.softmax(-1) * torch.special.ndtr((x - mean) / log_scale.exp())).sum(-1)[0]  # [n, D]
+    for d in range(5):
+        assert stats.kstest(u[:, d], "uniform").pvalue > 1e-3
+    gap = (torch.cat([u, z], 1).T.corrcoef()[:5] - torch.eye(5, 10)).abs()
+    assert gap[:, :5].max() < 0.03  # of all pairs
+    assert gap[:, 5:].tril(-1).max() < 0.03
+
+
+def test_an_autoregressive_prior_takes_the_place_and_the_units_of_latents():
+    prior = AutoregressivePrior(1, 4).bind(2)
+    z = torch.tensor([[1000.0, -2.0], [3000.0, -2.0]])
+    prior.look_at(z)
+    torch.testing.assert_close(prior.centre, torch.tensor([2000.0, -2.0]))
+    far = torch.tensor([[[2500.0, -2.0]]])
+    expected = stats.norm.logpdf(0.5) - math.log(1000) + stats.norm.logpdf(0) - math.log(1e-6)
+    assert prior.log_prob(far).item() == pytest.approx(expected, abs=0.05)

@@ -9,6 +9,7 @@ from torch import distributions as td
 from skvae.data.columns import Column, Kind
 from skvae.model import (
     MLP,
+    AutoregressivePrior,
     ConditionalNormal,
     Deterministic,
     DiagonalNormal,
@@ -83,10 +84,13 @@ def make_priors():
         "flow, splines": spread(FlowPrior(2, (8,), transform="spline", passes=2).bind(D)),
         "flow, context": spread(FlowPrior(2, (8,)).bind(D, N_CONTEXT)),
         "conditional": spread(ConditionalNormal().bind(D, N_CONTEXT)),
+        "autoregressive": spread(AutoregressivePrior(3, 12).bind(D)),
+        "autoregressive, context": spread(AutoregressivePrior(2, 8, 1).bind(D, N_CONTEXT)),
         "mixture, full": spread(GaussianMixture(4, covariance="full").bind(D), by=0.5),
     }
     return {
-        name: (prior, CONTEXT if name in ("flow, context", "conditional") else None) for name, prior in priors.items()
+        name: (prior, CONTEXT if name == "conditional" or name.endswith(", context") else None)
+        for name, prior in priors.items()
     }
 
 
@@ -267,6 +271,14 @@ def test_density_under_every_row(name):
     torch.testing.assert_close(q.log_prob_by_row(z), expected)
     some = torch.tensor([2, 0, 0])
     torch.testing.assert_close(q.rows(some).log_prob_by_row(z), expected[..., some])
+
+
+@every_normal_posterior
+def test_pieces_are_joined(name):
+    q, z = posterior(name), noise(S, 2 * B, D)
+    both = type(q).joined([q, q.rows(torch.tensor([2, 0, 1]))])
+    expected = torch.cat([q.log_prob(z[:, :B]), q.rows(torch.tensor([2, 0, 1])).log_prob(z[:, B:])], dim=1)
+    torch.testing.assert_close(both.log_prob(z), expected)
 
 
 @pytest.mark.parametrize("cls", [NormalPosterior, FullNormalPosterior])

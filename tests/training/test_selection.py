@@ -98,6 +98,22 @@ def test_levels_in_order_or_not(centres, expected):
     assert (chosen["level"].gain == 0) == (expected is Categorical)
 
 
+def test_whole_numbers_that_are_nearly_levels():
+    """School years that go with a school: each value has a cause of its own."""
+    rng = np.random.default_rng(0)
+    code = rng.choice(4, size=2000, p=[0.4, 0.3, 0.2, 0.1])
+    school = np.array(["d", "a", "c", "b"])[code]
+    gaps, _ = encoded(pd.DataFrame({"years": np.array([9, 10, 13, 18])[code], "school": school}))
+    assert not selection._is_of_few_values(gaps[0])  # most numbers between are never seen
+    columns, rows = encoded(pd.DataFrame({"years": 9 + code, "school": school}))
+    assert selection._is_of_few_values(columns[0])
+    order = [type(part) for part in selection.candidates(columns[0])]
+    assert order.index(Spikes) < order.index(DiscretisedLogistic)
+    assert order.count(Spikes) == 1
+    found = selection.choose(columns, columns[:1], rows, 0)["years"]
+    assert isinstance(found.likelihood, Spikes), found
+
+
 def test_no_entry_is_predicted_from_itself():
     """Noise over 64 values costs log 64, however it is predicted; all else would be a leak."""
     rng = np.random.default_rng(0)

@@ -31,6 +31,7 @@ from skvae.data.table import Table as RawTable
 from skvae.estimators.reading import ReadsRows, copy_features, warn_of_identifiers
 from skvae.estimators.settings import Settings, check_parameters, settle
 from skvae.estimators.task import Task
+from skvae.inference.joint_density import JOINT_LEARNING_RATE, OPENING_BETA, SHARES, Opening, train_with_density
 from skvae.inference.latent_density import fit_latent_density
 from skvae.model import MLP, ConvNet, Likelihood, Network, Objective, Posterior, Prior, Table
 from skvae.model.component import choices, resolve
@@ -220,9 +221,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         n_validation = min(len(rows) - 1, max(1, round(params["validation_fraction"] * len(rows))))
         return rows.rows(order[n_validation:].sort().values), rows.rows(order[:n_validation].sort().values)
 
-    def _train(self, train: Batch, validation: Batch | None, seed: int, *, decay: bool) -> None:
+    def _plan(self, *, decay: bool) -> Plan:
         params = self.get_params(deep=False)
-        plan = Plan(
+        return Plan(
             max_epochs=self.settings_["max_epochs"] if decay else 1,
             batch_size=self.settings_["batch_size"],
             learning_rate=self.settings_["learning_rate"],
@@ -233,6 +234,21 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
             compile=params["compile"],
             verbose=params["verbose"],
         )
+
+    def _train(
+        self,
+        train: Batch,
+        validation: Batch | None,
+        seed: int,
+        *,
+        decay: bool,
+        objective: Objective | None = None,
+        max_epochs: int | None = None,
+    ) -> None:
+        """Train the model; `objective` and `max_epochs` stand in for those of the settings, if given."""
+        params = self.get_params(deep=False)
+        plan = self._plan(decay=decay)
+        plan = plan if max_epochs is None else replace(plan, max_epochs=max_epochs)
         if self._saved_objective is not None:  # of a loaded model, whose objective meets its first rows here
             with torch.no_grad(), seeded_torch(seed):
                 self._objective.prepare(self.model_, train)
@@ -243,7 +259,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         before = self.__dict__.pop("history_", None)
         history, self._optimizer_state = fit(
             self.model_,
-            self._objective,
+            objective or self._objective,
             train,
             validation,
             plan,
@@ -272,6 +288,48 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         self.history_.info["latent_density"] = found.to_dict()
         if found.prior is not self.model_.prior:
             self.model_.latent_density = found.prior
+
+    def _train_jointly(self, train: Batch, validation: Batch | None, seed: int) -> None:
+        """Train with a light KL, fit a density to the latents, train both together, and fit the density once more.
+
+        The density is trained on rows with entries hidden too, whose posteriors are not quite as they should be; so
+        the last step, of whole rows alone.
+        """
+        quality, device = self.get_params(deep=False)["quality"], self._device
+        n_opening, n_joint = (max(1, round(share * self.settings_["max_epochs"])) for share in SHARES[quality])
+        opening = Opening(OPENING_BETA)
+        self._train(train, validation, seed, decay=True, objective=opening, max_epochs=n_opening)
+        if self.history_.info["stopped"] == "callback":
+            self._fit_latent_density(train, validation, seed)
+            return
+        noise = Noise(seed + self.history_.info["n_steps"], device)
+        fitted = fit_latent_density(self.model_, train, validation, "autoregressive", quality, noise)
+        assert fitted is not None
+        before = self.__dict__.pop("history_")
+        plan = self._plan(decay=True)
+        plan = replace(plan, max_epochs=n_joint, learning_rate=JOINT_LEARNING_RATE * plan.learning_rate)
+        history = train_with_density(
+            self.model_,
+            fitted.prior,
+            self._objective,
+            train,
+            validation,
+            plan,
+            noise,
+            column_names=[column.name for column in self.schema_.modelled],
+            callbacks=self.get_params(deep=False)["callbacks"] or (),
+        )
+        self.history_ = _joined(before, history)
+        found = fit_latent_density(self.model_, train, validation, fitted.prior, quality, noise, go_on=True)
+        assert found is not None
+        self.model_.latent_density = found.prior
+        self.history_.info["latent_density"] = {**found.to_dict(), "joint": True}
+
+    @property
+    def _prior_of_bound(self) -> Prior:
+        """The prior under which the bound was maximised at the end of training."""
+        joint = self.history_.info.get("latent_density", {}).get("joint", False)
+        return self.prior_ if joint else self.model_.prior
 
     @property
     def prior_(self) -> Prior:

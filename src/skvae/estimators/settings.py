@@ -12,6 +12,7 @@ import torch
 
 from skvae.data.image_schema import ImageSchema
 from skvae.data.schema import Schema
+from skvae.inference import joint_density
 from skvae.inference.latent_density import check_latent_density
 from skvae.model.checks import is_number
 
@@ -27,6 +28,13 @@ _WIDTH = {"fast": 128, "default": 256, "high": 512}
 # Of tables with a target for every row: the smallest batches, and the learning rate (chosen on splits inside the
 # training rows of red wine and concrete).
 _SUPERVISED_BATCH, _SUPERVISED_RATE = 128, 1e-3
+# The parts of a model that is trained together with a density of its latents.
+_USUAL = {
+    "prior": ("normal",),
+    "posterior": ("diagonal", "full"),
+    "objective": ("elbo",),
+    "latent_density": ("auto",),
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,13 @@ class Settings:
     def from_dict(cls, state: dict[str, Any]) -> Settings:
         # Models saved before there were densities of the latents have none.
         sizes = state["hidden_sizes"]
-        return cls(**{"latent_density": None, **state, "hidden_sizes": None if sizes is None else tuple(sizes)})
+        return cls(
+            **{
+                "latent_density": None,
+                **state,
+                "hidden_sizes": None if sizes is None else tuple(sizes),
+            }
+        )
 
 
 def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int, supervised: bool = False) -> Settings:
@@ -97,6 +111,25 @@ def settle(params: dict[str, Any], schema: Schema | ImageSchema, n_rows: int, su
         masking=float(auto("masking", 0.25 if masks else 0.0)),
         # A linear model is asked for as one whose density is known.
         latent_density=_named(auto("latent_density", None if is_linear else "auto")),
+    )
+
+
+def trains_jointly(
+    params: dict[str, Any], settings: dict[str, Any], schema: Schema | ImageSchema, n_rows: int
+) -> bool:
+    """Whether a model of tables is trained together with a density of its latents (see `inference.joint_density`).
+
+    That takes some thousand rows and steps, and time that "fast" does not have; what other prior, objective or
+    density is asked for is trained as asked.
+    """
+    n_steps = settings["max_epochs"] * (n_rows // settings["batch_size"])
+    return (
+        params["quality"] in joint_density.SHARES
+        and not isinstance(schema, ImageSchema)
+        and settings["hidden_sizes"] != []
+        and n_rows >= joint_density.MIN_ROWS
+        and n_steps >= joint_density.MIN_STEPS
+        and all(isinstance(params[name], str) and params[name] in usual for name, usual in _USUAL.items())
     )
 
 

@@ -20,6 +20,8 @@ from skvae.training.randomness import open_uniform
 
 # Latents of a pool, at least and for each row wanted, and rounds in which it may grow.
 _MIN_POOL, _POOL_PER_ROW, _MAX_ROUNDS = 4_096, 10, 4
+# Effective size of the pool, for each row wanted, at which it has grown enough: rows that share latents vary less.
+_EFFECTIVE_PER_ROW = 4
 # Rows whose posteriors make up the proposal; of posteriors that are not normal, fewer.
 _N_GUIDES, _N_COSTLY_GUIDES = 64, 8
 # Rows that are drawn for a latent, if masks are to be weighed: of a pool, and of what is chosen from it.
@@ -182,8 +184,8 @@ def sample_given(
                    \le 2\, p(\text{conditions}|z),
 
     with the mean q̄ of the guides' posteriors; a poor guide costs latents, and no more. The first guides are drawn
-    given latents from p(z). As long as the effective size of the pool is below the number of rows, it grows, with
-    guides drawn given its latents. A posterior without a density proposes nothing.
+    given latents from p(z). As long as the effective size of the pool is below four times the number of rows, it
+    grows, with guides drawn given its latents. A posterior without a density proposes nothing.
 
     Where the model says why entries are missing, p(conditions|z) counts that those of `conditions` are there and
     those of `absent` are not: it is multiplied by the average of p(mask|x) over 8 rows drawn given z and the
@@ -231,7 +233,7 @@ def sample_given(
             pool.append(both)
             weights.append(log_both + _log_balance(model, guides, n_guides, both))
             z, log_w = torch.cat(pool), torch.cat(weights)
-            if _effective_size(log_w) >= n_samples:
+            if _effective_size(log_w) >= _EFFECTIVE_PER_ROW * n_samples:
                 break
     if not log_w.max() > -math.inf:
         raise Impossible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from sklearn.mixture import GaussianMixture as ExpectationMaximisation
 from torch import Tensor
 
 from skvae.data.batch import Batch
-from skvae.model.priors import FlowPrior, GaussianMixture, Prior
+from skvae.model.posteriors.normal import NormalFamily
+from skvae.model.priors import AutoregressivePrior, FlowPrior, GaussianMixture, Prior
 from skvae.model.vae import LatentVariableModel
 from skvae.training.engine import Optimizer, threads_for
 from skvae.training.randomness import Noise, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
-CHOICES = ("auto", "mixture", "flow")
+CHOICES = ("auto", "mixture", "autoregressive", "flow")
 # What scikit-learn calls the covariances of a mixture.
 COVARIANCE_TYPES = {"diagonal": "diag", "full": "full"}
 
@@ -27,6 +29,17 @@ COVARIANCE_TYPES = {"diagonal": "diag", "full": "full"}
 _MIN_ROWS = 300
 # Latents that a density is fitted to, of so many draws for each row at most, and of held-out rows.
 _MAX_LATENTS = {"fast": 10_000, "default": 30_000, "high": 120_000}
+# Rows that are encoded for densities that are fitted step by step.
+_MAX_ROWS = {"fast": 10_000, "default": 50_000, "high": 200_000}
+# Rows from which on a network is tried, and its width, at most so much for each latent.
+_MIN_AUTOREGRESSIVE = 2_000
+_HIDDEN, _HIDDEN_PER_LATENT = {"fast": 128, "default": 256, "high": 384}, 32
+# Looks at held-out latents on the way.
+_LOOKS = 10
+# Of a density that is fitted further: share of the steps and of the learning rate.
+_MORE_STEPS, _MORE_LEARNING_RATE = 0.5, 0.5
+# Passes over the rows, at most, and steps that a small table gets all the same.
+_MAX_PASSES, _FEWEST_STEPS = 50, 500
 _MAX_DRAWS, _N_HELD_OUT = 5, 4_096
 _HELD_OUT_SHARE = 0.2
 # Nats that are not worth another density.
@@ -39,7 +52,7 @@ _COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 _LATENTS_PER_COMPONENT = 30
 _MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
-_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 2_000, "high": 6_000}, 512, 2e-3, 1e2
+_N_STEPS, _BATCH_SIZE, _LEARNING_RATE, _MAX_NORM = {"fast": 1_000, "default": 1_500, "high": 4_000}, 512, 2e-3, 1e2
 _ROWS_AT_ONCE = 8192
 
 
@@ -83,8 +96,9 @@ def check_latent_density(value: Any) -> None:
         unbound = value.fresh().bind(2)
     if not any(p.requires_grad for p in unbound.parameters()):
         raise ValueError(
-            f"latent_density={value!r} has no parameters that could be fitted to latents; use 'mixture', 'flow', "
-            "GaussianMixture(…) or FlowPrior(…), or None for the prior of training"
+            f"latent_density={value!r} has no parameters that could be fitted to latents; use 'mixture', "
+            "'autoregressive', 'flow', GaussianMixture(…), AutoregressivePrior(…) or FlowPrior(…), or None for the "
+            "prior of training"
         )
 
 
@@ -96,6 +110,8 @@ def fit_latent_density(
     choice: Any,
     quality: str,
     noise: Noise,
+    *,
+    go_on: bool = False,
 ) -> LatentDensity | None:
     r"""Fit a density to draws from the aggregated posterior, and compare it with the prior of training.
 
@@ -109,12 +125,14 @@ def fit_latent_density(
     ----------
     train, validation : Batch
         Without a `validation`, a fifth of the training rows is held out from the densities.
-    choice : {"auto", "mixture", "flow"} or Prior
-        "auto": mixtures of normals (at quality "high" a flow too, if zuko is installed) and the prior of training, of
-        which the simplest is taken that is as good as the best, up to the standard error of their difference or 0.01
-        nats.
-        "mixture": the best of the mixtures. "flow", or a Prior: that.
+    choice : {"auto", "mixture", "autoregressive", "flow"} or Prior
+        "auto": mixtures of normals, from 2,000 rows on an `AutoregressivePrior` (not at quality "fast"), at quality
+        "high" a flow too, if zuko is installed, and the prior of training, of which the simplest is taken that is as
+        good as the best, up to the standard error of their difference or 0.01 nats.
+        "mixture": the best of the mixtures. "autoregressive", "flow", or a Prior: that.
     quality : {"fast", "default", "high"}
+    go_on : bool
+        Whether `choice` is a density that has been fitted to latents already, of which it is to take up some more.
 
     Returns
     -------
@@ -126,19 +144,27 @@ def fit_latent_density(
         order = torch.randperm(len(train), generator=noise.stream("density rows"), device=noise.device)
         n_held_out = max(1, round(_HELD_OUT_SHARE * len(train)))
         train, validation = train.rows(order[n_held_out:]), train.rows(order[:n_held_out])
-    z = _latents(model, train, _MAX_LATENTS[quality], noise.stream("density latents"))
-    held_out = _latents(model, validation, _N_HELD_OUT, noise.stream("density held out"))
-    z, held_out = z[z.isfinite().all(1)], held_out[held_out.isfinite().all(1)]
+    latents = Latents(model, train, _MAX_ROWS[quality], noise.stream("density latents"))
+    held_out = Latents(model, validation, _N_HELD_OUT, noise.stream("density held out")).of_each(1)
+    few = latents.of_each(max(1, min(_MAX_DRAWS, _MAX_LATENTS[quality] // latents.n_rows)))[: _MAX_LATENTS[quality]]
     scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
-    n_weights = sum(p.numel() for p in model.parameters())
-    for part in _candidates(choice, quality, len(z)):
-        with seeded_torch(noise.seed), threads_for(_BATCH_SIZE * n_weights):
-            prior = part.bind(z.shape[1]).to(z.device)
-        if isinstance(prior, GaussianMixture):
-            _maximise_expectation(prior, z, noise.seed)
+    for part in [choice] if go_on else _candidates(choice, quality, latents.n_rows, len(few), model.latent_dim):
+        prior = part
+        if not go_on:
+            with seeded_torch(noise.seed):
+                prior = part.bind(model.latent_dim).to(few.device)
+        if isinstance(prior, GaussianMixture) and not go_on:
+            _maximise_expectation(prior, few, noise.seed)
         else:
-            with torch.enable_grad():
-                _climb(prior, z, _N_STEPS[quality], noise)
+            if isinstance(prior, AutoregressivePrior) and not go_on:
+                prior.look_at(few)
+            n_weights = sum(p.numel() for p in prior.parameters())
+            n_steps, learning_rate = _N_STEPS[quality], _LEARNING_RATE
+            if go_on:
+                n_steps, learning_rate = round(_MORE_STEPS * n_steps), _MORE_LEARNING_RATE * learning_rate
+            prior.requires_grad_(True)
+            with torch.enable_grad(), threads_for(_BATCH_SIZE * n_weights):
+                _climb(prior, latents, held_out, n_steps, learning_rate)
         fitted.append(prior.requires_grad_(False).eval())
         scores.append(_log_prob(prior, held_out))
     table = torch.stack(scores).double().nan_to_num(nan=-1e9, neginf=-1e9)  # [candidates, n]
@@ -148,22 +174,29 @@ def fit_latent_density(
     return LatentDensity(fitted[chosen], float(mean[chosen] - mean[0]), tried)
 
 
-def _candidates(choice: Any, quality: str, n_latents: int) -> Sequence[Prior]:
+def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_dim: int) -> Sequence[Prior]:
     """Unbound, the simplest first."""
     if isinstance(choice, Prior):
         return [choice.fresh()]
-    flow = FlowPrior(transform="spline", passes=2)
+    hidden_size = min(_HIDDEN[quality], _HIDDEN_PER_LATENT * latent_dim)
+    flow, autoregressive = FlowPrior(transform="spline", passes=2), AutoregressivePrior(hidden_size=hidden_size)
     if choice == "flow":
         return [flow]
-    mixtures = [
+    if choice == "autoregressive":
+        return [autoregressive]
+    found: list[Prior] = [
         GaussianMixture(k, covariance)
         for covariance, sizes in _COMPONENTS[quality].items()
         for k in sizes
         if k == 1 or k * _LATENTS_PER_COMPONENT <= n_latents
     ]
-    if choice == "auto" and quality == "high" and _has_flows():
-        return [*mixtures, flow]
-    return mixtures
+    if choice == "mixture":
+        return found
+    if quality != "fast" and n_rows >= _MIN_AUTOREGRESSIVE:
+        found.append(autoregressive)
+    if quality == "high" and _has_flows():
+        found.append(flow)
+    return found
 
 
 def _has_flows() -> bool:
@@ -172,19 +205,63 @@ def _has_flows() -> bool:
     return find_spec("zuko") is not None
 
 
-def _latents(model: LatentVariableModel, rows: Batch, n_wanted: int, stream: torch.Generator) -> Tensor:
-    """Draws from q(z|x), [n, D]: the same number for each row, of random rows, by weight, if there are more."""
-    n = len(rows)
-    if rows.weight is not None:
-        rows = rows.rows(torch.multinomial(rows.weight, min(n, n_wanted), True, generator=stream))
-    elif n > n_wanted:
-        rows = rows.rows(torch.randperm(n, generator=stream, device=stream.device)[:n_wanted])
-    n_draws = 1 if not model.posterior.has_density else max(1, min(_MAX_DRAWS, n_wanted // len(rows)))
-    pieces = []
-    for piece in rows.chunks(_ROWS_AT_ONCE):
-        eps = torch.randn((n_draws, len(piece), model.latent_dim), generator=stream, device=stream.device)
-        pieces.append(model.encode(piece).rsample(eps).flatten(0, 1))
-    return torch.cat(pieces)
+class Latents:
+    """Draws from q(z|x) of some rows; of so many random ones, by weight, if there are more.
+
+    Where the posterior is normal there is no end to different draws; else there are a few for each row.
+
+    Parameters
+    ----------
+    model : LatentVariableModel
+    rows : Batch
+    n_rows : int
+        That are encoded, at most.
+    stream : Generator
+        For all that is drawn.
+    """
+
+    def __init__(self, model: LatentVariableModel, rows: Batch, n_rows: int, stream: torch.Generator) -> None:
+        self._stream = stream
+        n = len(rows)
+        if rows.weight is not None:
+            rows = rows.rows(torch.multinomial(rows.weight, min(n, n_rows), True, generator=stream))
+        elif n > n_rows:
+            rows = rows.rows(torch.randperm(n, generator=stream, device=stream.device)[:n_rows])
+        self.n_rows = len(rows)
+        pieces = [model.encode(piece) for piece in rows.chunks(_ROWS_AT_ONCE)]
+        first = pieces[0]
+        self._posterior, self._drawn = None, None
+        if isinstance(first, NormalFamily):
+            self._posterior = type(first).joined(pieces)  # type: ignore[arg-type]
+        else:
+            drawn = []
+            for piece, encoded in zip(rows.chunks(_ROWS_AT_ONCE), pieces, strict=True):
+                shape = (_MAX_DRAWS if encoded.has_density else 1, len(piece), model.latent_dim)
+                eps = torch.randn(shape, generator=stream, device=stream.device)
+                drawn.append(encoded.rsample(eps))  # [S, B, D]
+            self._drawn = torch.cat(drawn, dim=1)
+
+    def of_each(self, n_draws: int) -> Tensor:
+        """Draws of every row, [n, D]: `n_draws` of each, or as many as there are; only finite ones."""
+        if self._posterior is not None:
+            shape = (n_draws, *self._posterior.mean.shape)
+            z = self._posterior.rsample(torch.randn(shape, generator=self._stream, device=self._stream.device))
+        else:
+            assert self._drawn is not None
+            z = self._drawn[:n_draws]
+        z = z.flatten(0, 1)
+        return z[z.isfinite().all(1)]
+
+    def random(self, n: int) -> Tensor:
+        """Draws of random rows, [n, D]."""
+        chosen = torch.randint(self.n_rows, (n,), generator=self._stream, device=self._stream.device)
+        if self._posterior is not None:
+            shape = (1, n, self._posterior.mean.shape[1])
+            eps = torch.randn(shape, generator=self._stream, device=self._stream.device)
+            return self._posterior.rows(chosen).rsample(eps)[0]
+        assert self._drawn is not None
+        draw = torch.randint(len(self._drawn), (n,), generator=self._stream, device=self._stream.device)
+        return self._drawn[draw, chosen]
 
 
 def _log_prob(prior: Prior, z: Tensor) -> Tensor:
@@ -222,14 +299,21 @@ def take_over(
     prior.place(weights, means if centre is None else means + centre.cpu(), factors)
 
 
-def _climb(prior: Prior, z: Tensor, n_steps: int, noise: Noise) -> None:
-    """Maximise the mean log-density of the latents by Adam."""
-    stream = noise.stream("density steps")
+def _climb(prior: Prior, latents: Latents, held_out: Tensor, n_steps: int, learning_rate: float) -> None:
+    """Maximise the mean log-density of the latents by Adam; the best of a few looks at held-out ones is kept."""
+    batch_size = min(_BATCH_SIZE, max(32, latents.n_rows // 4))
+    n_steps = min(n_steps, max(_FEWEST_STEPS, _MAX_PASSES * latents.n_rows // batch_size))
     optimizer = Optimizer([prior], _MAX_NORM)
+    best, kept = -math.inf, optimizer.snapshot()
     for step in range(n_steps):
-        chosen = torch.randint(len(z), (min(_BATCH_SIZE, len(z)),), generator=stream, device=z.device)
-        loss = -prior.log_prob(z[chosen].unsqueeze(0)).mean()
-        optimizer.step(loss, _LEARNING_RATE * learning_rate_factor(step, n_steps, n_steps // 20))
+        loss = -prior.log_prob(latents.random(batch_size).unsqueeze(0)).mean()
+        optimizer.step(loss, learning_rate * learning_rate_factor(step, n_steps, n_steps // 20))
+        if (step + 1) % max(1, n_steps // _LOOKS) == 0:
+            with torch.no_grad():
+                found = float(_log_prob(prior, held_out).mean())
+            if found > best:
+                best, kept = found, optimizer.snapshot()
+    optimizer.restore(kept)
     optimizer.release()
 
 

@@ -76,8 +76,8 @@ def log_weights(model: LatentVariableModel, prior: Prior, rows: Batch, eps: Tens
 
 
 @torch.no_grad()
-def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor) -> Tensor:
-    """The evidence lower bound of each row under the prior of training, [n].
+def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor, prior: Prior | None = None) -> Tensor:
+    """The evidence lower bound of each row under a prior, by default that of training, [n].
 
     The KL term is exact where a closed form exists; the rest is averaged over the draws in `eps` [S, D],
     shared by all rows.
@@ -89,8 +89,8 @@ def elbo(model: LatentVariableModel, rows: Batch, eps: Tensor) -> Tensor:
     """
     _check_density(model)
     bounds = []
-    for piece in rows.chunks(rows_at_once(model, len(eps))):
-        terms = model(piece, eps.unsqueeze(1))
+    for piece in rows.chunks(rows_at_once(model, len(eps), prior)):
+        terms = model(piece, eps.unsqueeze(1), prior=prior)
         kl = terms.kl
         if kl is None:
             bounds.append((terms.log_p.total() - terms.log_q.total()).mean(0))

@@ -39,7 +39,15 @@ from skvae.model.objectives import (
     Sum,
 )
 from skvae.model.posteriors import Deterministic, DiagonalNormal, FlowPosterior, FullNormal, Posterior
-from skvae.model.priors import ConditionalNormal, FlowPrior, GaussianMixture, Prior, StandardNormal, VampPrior
+from skvae.model.priors import (
+    AutoregressivePrior,
+    ConditionalNormal,
+    FlowPrior,
+    GaussianMixture,
+    Prior,
+    StandardNormal,
+    VampPrior,
+)
 from skvae.model.vae import LatentVariableModel, Terms
 
 __all__ = [
@@ -50,6 +58,7 @@ __all__ = [
     "MLP",
     "MMD",
     "RAE",
+    "AutoregressivePrior",
     "Bernoulli",
     "Beta",
     "BetaTCVAE",

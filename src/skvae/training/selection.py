@@ -43,6 +43,8 @@ _WIDTH, _LEARNING_RATE, _MAX_NORM = 128, 1e-2, 1e3
 _N_FOLDS = 8
 # Nats per entry that are not worth another likelihood.
 _MIN_LEAD = 0.02
+# Whole numbers of a range no longer than this, of which most are repeated values, are nearly levels.
+_FEW_VALUES, _SHARE_OF_FEW = 40, 0.75
 # Whole numbers that spread this far have a smooth distribution function.
 _SMOOTH_SCALE = 100.0
 # Rows on which the gaps between neighbouring values are taken.
@@ -82,10 +84,14 @@ def candidates(column: Column) -> list[Likelihood]:
             found.append(Poisson())
         if dispersion >= 0.7 and column.offset <= 1000:
             found.append(NegativeBinomial())
+        # What is nearly levels is simplest as such.
+        of_levels: list[Likelihood] = [Spikes()] if column.spikes else []
+        if _is_of_few_values(column):
+            found, of_levels = [*found, *of_levels], []
         found += [DiscretisedLogistic(), DiscretisedLogistic(n_components=3)]
         if column.scale >= _SMOOTH_SCALE:
             found.append(QuantileNormal(rounded=True))
-        return [*found, Spikes()] if column.spikes else found
+        return [*found, *of_levels]
     if column.kind in (Kind.CONTINUOUS, Kind.DATE):
         found.append(StudentT())
         if column.lower > 0 and column.kind == Kind.CONTINUOUS:
@@ -93,6 +99,12 @@ def candidates(column: Column) -> list[Likelihood]:
         found += [QuantileNormal(), MixtureOfGaussians()]
         return [*found, Spikes(), Spikes(rest=MixtureOfGaussians())] if column.spikes else found
     return found
+
+
+def _is_of_few_values(column: Column) -> bool:
+    """Whether whole numbers are hardly more than levels: most values of a short range repeat, each by itself."""
+    n_values = column.upper - column.lower + 1
+    return n_values <= _FEW_VALUES and len(column.spikes) >= _SHARE_OF_FEW * n_values
 
 
 def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int) -> dict[str, Choice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -40,9 +41,21 @@ class NormalFamily(PosteriorDistribution):
         """Marginal variance of each dimension, [B, D]."""
         raise NotImplementedError
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the distributions are made from, each [B, …]."""
+        raise NotImplementedError
+
     def rows(self, index: Tensor) -> Self:
         """The distributions of the rows at `index` [n], repeated where it repeats."""
-        raise NotImplementedError
+        return type(self)(*(tensor.index_select(0, index) for tensor in self.tensors()))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Self]) -> Self:
+        """The distributions of the rows of all pieces, one after another."""
+        return cls(*(torch.cat(parts) for parts in zip(*(piece.tensors() for piece in pieces), strict=True)))
+
+    def detach(self) -> Self:
+        return type(self)(*(tensor.detach() for tensor in self.tensors()))
 
     def log_prob_by_row(self, z: Tensor) -> Tensor:
         """Log density of every latent `z` [..., D] under the distribution of every row, [..., B].
@@ -82,11 +95,8 @@ class NormalPosterior(NormalFamily):
         precision = torch.exp(-2 * log_scale)
         return _from_natural(wide.square(), wide, precision, precision * mean, mean, log_scale).to(z.dtype)
 
-    def rows(self, index: Tensor) -> NormalPosterior:
-        return NormalPosterior(self.mean.index_select(0, index), self.log_scale.index_select(0, index))
-
-    def detach(self) -> NormalPosterior:
-        return NormalPosterior(self.mean.detach(), self.log_scale.detach())
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.mean, self.log_scale
 
 
 class FullNormalPosterior(NormalFamily):
@@ -136,12 +146,8 @@ class FullNormalPosterior(NormalFamily):
         weight = twice * precision.flatten(1).index_select(1, i * d + j)
         return _from_natural(products, wide, weight, slope, mean, log_scale).to(z.dtype)
 
-    def rows(self, index: Tensor) -> FullNormalPosterior:
-        taken = (part.index_select(0, index) for part in (self.mean, self.log_scale, self.scale_tril))
-        return FullNormalPosterior(*taken)
-
-    def detach(self) -> FullNormalPosterior:
-        return FullNormalPosterior(self.mean.detach(), self.log_scale.detach(), self.scale_tril.detach())
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.mean, self.log_scale, self.scale_tril
 
 
 class DiagonalNormal(Posterior):
