@@ -104,7 +104,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             its_train, its_validation, _ = self._held_out(rows, seed, k)
             if k == len(members):
                 members.append(_trained(first, task, others, its_train, its_validation, seed + k))
-            members[k]._fit_latent_density(its_train, its_validation, seed + k)
+            if k == 0:  # whose decoder makes all rows
+                members[k]._fit_latent_density(its_train, its_validation, seed)
             members[k].history_.info |= {"structure": task.structure, "target_weight": task.weight}
         self._finish(members, task, train, validation, calibration)
         return self
@@ -223,7 +224,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             held_out = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
             train, validation, calibration = held_out
             member._train(_repeated(train), validation, seed, decay=decay)
-            if decay:
+            if decay and k == 0:
                 member._fit_latent_density(train, validation, seed)
         self._finish(self.estimators_, self._task, train, validation, calibration)
         return self
