@@ -106,6 +106,17 @@ def test_columns_that_are_text_whatever_they_look_like(tmp_path):
     assert read(path, text=["zip", "other"])["zip"].to_pylist() == ["01234", "00099", None]
 
 
+def test_identifiers_are_numbers_where_these_are_written_as_they_stand_there(tmp_path):
+    path = csv_of(tmp_path, "a,b,c,d\n1,007,-4,12345678901234567890\n20,8,,5\n")
+    table = read(path, identifiers=["a", "b", "c", "d", "other"])
+    assert table.to_pydict() == {
+        "a": [1, 20],
+        "b": ["007", "8"],
+        "c": [-4, None],
+        "d": ["12345678901234567890", "5"],
+    }
+
+
 def test_byte_order_mark_and_windows_lines(tmp_path):
     path = csv_of(tmp_path, b"\xef\xbb\xbfa,b\r\n1,x\r\n2,y\r\n")
     assert read(path).to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
