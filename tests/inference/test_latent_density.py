@@ -176,9 +176,9 @@ def test_from_what_on_which_densities_are_tried():
     def names(*arguments):
         return [type(part).__name__ for part in _candidates(*arguments, latent_dim=4)]
 
-    assert "AutoregressivePrior" not in names("auto", "default", 1_999, 10_000)
-    assert "AutoregressivePrior" in names("auto", "default", 2_000, 10_000)
-    assert "AutoregressivePrior" not in names("auto", "fast", 50_000, 10_000)
+    assert "AutoregressivePrior" not in names("auto", "high", 1_999, 10_000)
+    assert "AutoregressivePrior" in names("auto", "high", 2_000, 10_000)
+    assert set(names("auto", "default", 50_000, 10_000)) == {"GaussianMixture"}
     assert set(names("mixture", "high", 50_000, 50_000)) == {"GaussianMixture"}
     assert names("autoregressive", "fast", 100, 100) == ["AutoregressivePrior"]
     assert max(part.n_components for part in _candidates("mixture", "high", 500, 500, 4)) == 10

@@ -81,12 +81,12 @@ class VAE(Answers):
         change nothing.
     latent_density : "auto", "mixture", "autoregressive", "flow", Prior or None
         Density of the latents that is fitted after training to draws from q(z|x), and from which new rows are then
-        made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (from 2,000 rows on an
-        `AutoregressivePrior` too, at quality "high" a flow) with the prior by held-out rows, and takes the simplest
-        that is as good as the best; below 300 rows, and of linear models, it keeps the prior. "mixture",
-        "autoregressive" and "flow", or an object such as GaussianMixture(20, covariance="full") or FlowPrior(), are
-        fitted whether they are better or not, and None keeps the prior of training. Models whose prior depends on a
-        target keep it, whatever is asked for.
+        made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (at quality "high" an
+        `AutoregressivePrior` and a flow too) with the prior by held-out rows, and takes the simplest that is as good
+        as the best; below 300 rows, and of linear models, it keeps the prior. "mixture", "autoregressive" and "flow",
+        or an object such as GaussianMixture(20, covariance="full") or FlowPrior(), are fitted whether they are better
+        or not, and None keeps the prior of training. Models whose prior depends on a target keep it, whatever is
+        asked for.
 
         Tables of 2,000 rows or more get more of it, where latent_density is "auto", prior "normal", objective "elbo",
         quality not "fast", and some thousand steps are planned: training opens with a fifth of the KL, which the

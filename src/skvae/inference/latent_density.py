@@ -126,9 +126,9 @@ def fit_latent_density(
     train, validation : Batch
         Without a `validation`, a fifth of the training rows is held out from the densities.
     choice : {"auto", "mixture", "autoregressive", "flow"} or Prior
-        "auto": mixtures of normals, from 2,000 rows on an `AutoregressivePrior` (not at quality "fast"), at quality
-        "high" a flow too, if zuko is installed, and the prior of training, of which the simplest is taken that is as
-        good as the best, up to the standard error of their difference or 0.01 nats.
+        "auto": mixtures of normals, at quality "high" also an `AutoregressivePrior`, from 2,000 rows on, and, if zuko
+        is installed, a flow, and the prior of training, of which the simplest is taken that is as good as the best,
+        up to the standard error of their difference or 0.01 nats.
         "mixture": the best of the mixtures. "autoregressive", "flow", or a Prior: that.
     quality : {"fast", "default", "high"}
     go_on : bool
@@ -192,10 +192,9 @@ def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_d
     ]
     if choice == "mixture":
         return found
-    if quality != "fast" and n_rows >= _MIN_AUTOREGRESSIVE:
-        found.append(autoregressive)
-    if quality == "high" and _has_flows():
-        found.append(flow)
+    if quality == "high":
+        found += [autoregressive] if n_rows >= _MIN_AUTOREGRESSIVE else []
+        found += [flow] if _has_flows() else []
     return found
 
 

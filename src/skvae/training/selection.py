@@ -84,14 +84,14 @@ def candidates(column: Column) -> list[Likelihood]:
             found.append(Poisson())
         if dispersion >= 0.7 and column.offset <= 1000:
             found.append(NegativeBinomial())
-        # What is nearly levels is simplest as such.
-        of_levels: list[Likelihood] = [Spikes()] if column.spikes else []
+        # Where the rest of a row tells the value exactly, as a name tells a code, levels say so; what is spread about
+        # a mean is sooner learned by the probe, and later left behind.
         if _is_of_few_values(column):
-            found, of_levels = [*found, *of_levels], []
+            return [*found, Spikes()]
         found += [DiscretisedLogistic(), DiscretisedLogistic(n_components=3)]
         if column.scale >= _SMOOTH_SCALE:
             found.append(QuantileNormal(rounded=True))
-        return [*found, *of_levels]
+        return [*found, Spikes()] if column.spikes else found
     if column.kind in (Kind.CONTINUOUS, Kind.DATE):
         found.append(StudentT())
         if column.lower > 0 and column.kind == Kind.CONTINUOUS:
@@ -104,7 +104,7 @@ def candidates(column: Column) -> list[Likelihood]:
 def _is_of_few_values(column: Column) -> bool:
     """Whether whole numbers are hardly more than levels: most values of a short range repeat, each by itself."""
     n_values = column.upper - column.lower + 1
-    return n_values <= _FEW_VALUES and len(column.spikes) >= _SHARE_OF_FEW * n_values
+    return 2 < n_values <= _FEW_VALUES and len(column.spikes) >= _SHARE_OF_FEW * n_values
 
 
 def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int) -> dict[str, Choice]:
