@@ -189,26 +189,12 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         vae.settings_ = replace(
             settings,
             max_epochs=max(1, round(_JOINT_EPOCHS * settings.max_epochs)),
-            # A step of Adam is of about that size, and must be small beside the gaps between the components.
-            learning_rate=_JOINT_RATE * min(1.0, spread) * settings.learning_rate,
+            learning_rate=_JOINT_RATE * settings.learning_rate,
         ).to_dict()
         vae._train(train, validation, seed + 1, decay=True)
         vae.settings_ = settings.to_dict()
         self.vae_, self.pretraining_ = vae, first.history_
-        self._begin_again(train, seed)
         self._fill(train, seed)
-
-    def _begin_again(self, train: Batch, seed: int) -> None:
-        """Take the most likely of new mixtures where it is likelier than that of training.
-
-        Gradients keep the components where they began, while the latents have moved on.
-        """
-        prior, z = self._clusters, self._drawn(self.vae_, train)
-        fit = self._mixture(z, self.n_clusters_, seed)
-        with torch.no_grad():
-            reached = float(prior.log_prob(torch.from_numpy(z).to(prior.means)).mean())
-        if fit.score(z) > reached:
-            take_over(prior, fit)
 
     def _fill(self, train: Batch, seed: int) -> None:
         """See to it that every component has rows, where training has left one without.
