@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skvae import VAE
+from skvae.estimators import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(autouse=True)
 def _few_epochs(monkeypatch, tmp_path):
     monkeypatch.setitem(VAE.__init__.__kwdefaults__, "max_epochs", 3)
+    monkeypatch.setitem(settings._STEPS, "default", 100)  # of the estimators that are made of VAEs
     monkeypatch.chdir(tmp_path)
 
 
