@@ -566,7 +566,7 @@ def test_warm_start_holds_the_same_rows_out(monkeypatch):
     model.fit(X, Y)
     assert model.estimators_ == members
     assert len(model.history_) == 4
-    assert len(kept) == 5
+    assert len(kept) == 4
     assert not set.union(*trained) & set.union(*kept)
 
 

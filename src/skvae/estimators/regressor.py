@@ -21,7 +21,7 @@ from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
-from skvae.inference.predictive import has_density
+from skvae.inference.predictive import Predictive, has_density
 from skvae.model import StandardNormal, Table
 from skvae.model.checks import is_number
 from skvae.training import Noise
@@ -332,7 +332,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         if all(has_density(part) for part in found._pieces[0]):
             self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
-            found = self._predictive_of(self.estimators_, calibration, calibrated=True)
+            found = Predictive(found._pieces, self._columns, self._spread, self._squeeze)
             self._residuals = np.abs(y - found.mean().reshape(y.shape)) / found.std().reshape(y.shape)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:

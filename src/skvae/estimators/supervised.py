@@ -95,18 +95,18 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         self.trials_: list[dict[str, Any]] = []
         task = self._default_task(rows)
         if validation is None:
-            members, others = [], first.settings_
+            one = _trained(first, task, first.settings_, train, validation, seed)
         else:
             one = self._best_of_trials(task, first, train, validation, seed)
             assert one._task is not None
-            task, others, members = one._task, one.settings_, [one]
-        for k in range(self._n_members(rows)):
+            task = one._task
+        one._fit_latent_density(train, validation, seed)  # all rows are made by its decoder
+        members = [one]
+        for k in range(1, self._n_members(rows)):
             its_train, its_validation, _ = self._held_out(rows, seed, k)
-            if k == len(members):
-                members.append(_trained(first, task, others, its_train, its_validation, seed + k))
-            if k == 0:  # whose decoder makes all rows
-                members[k]._fit_latent_density(its_train, its_validation, seed)
-            members[k].history_.info |= {"structure": task.structure, "target_weight": task.weight}
+            members.append(_trained(first, task, one.settings_, its_train, its_validation, seed + k))
+        for member in members:
+            member.history_.info |= {"structure": task.structure, "target_weight": task.weight}
         self._finish(members, task, train, validation, calibration)
         return self
 
