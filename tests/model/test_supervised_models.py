@@ -435,7 +435,7 @@ def test_a_normal_draw_of_y_is_the_usual_one():
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_piecewise_features(masks):
-    """min(max((x − a) / (b − a), 0), 1) − ½ for the 16 bins [a, b] of each number, 0 where it is hidden."""
+    """min(max((x − a) / (b − a), 0), 1) − ½ for the 32 bins [a, b] of each number, 0 where it is hidden."""
     rng = np.random.default_rng(0)
     table = np.column_stack([rng.lognormal(size=400), rng.normal(size=400) * 7 + 3])
     columns = [
@@ -451,7 +451,7 @@ def test_piecewise_features(masks):
     ]
     columns.insert(1, Column("flag", Kind.BINARY, "bool", levels=(False, True), offset=0.5, scale=0.5))
     embedding = Embedding(columns, masks, piecewise=True)
-    assert embedding.n_out == 3 + 2 * 16 + (3 if masks else 0)
+    assert embedding.n_out == 3 + 2 * 32 + (3 if masks else 0)
     assert Embedding(columns, masks).n_out == 3 + (3 if masks else 0)
 
     values = (table[:20] - table.mean(0)) / table.std(0)
@@ -461,11 +461,11 @@ def test_piecewise_features(masks):
     found = embedding(x, mask)
     assert found.shape == (20, embedding.n_out)
     for place, c in enumerate((0, 2)):
-        edges = (np.quantile(table[:, place], np.linspace(0, 1, 17)) - columns[c].offset) / columns[c].scale
+        edges = (np.quantile(table[:, place], np.linspace(0, 1, 33)) - columns[c].offset) / columns[c].scale
         expected = np.clip((x[:, c].numpy()[:, None] - edges[:-1]) / np.diff(edges), 0, 1) - 0.5
         if masks:
             expected = expected * mask[:, c].numpy()[:, None]
-        bins = found[:, 3 + 16 * place : 3 + 16 * (place + 1)]
+        bins = found[:, 3 + 32 * place : 3 + 32 * (place + 1)]
         np.testing.assert_allclose(bins.detach(), expected, atol=1e-4)
     if masks:
         torch.testing.assert_close(found[:, -3:], mask.float())

@@ -47,6 +47,8 @@ from skvae.training.selection import choose
 
 # Fewer rows than this are all needed for training.
 _MIN_ROWS_TO_SPLIT = 50
+# Weights that are judged and kept: a running mean over some hundred steps.
+_AVERAGING = 0.998
 
 _PARTS = {
     "likelihood": Likelihood,
@@ -230,6 +232,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
             decay=decay,
             patience=self.settings_["patience"],
             masking=self.settings_["masking"],
+            averaging=_AVERAGING,
             precision=params["precision"],
             compile=params["compile"],
             verbose=params["verbose"],

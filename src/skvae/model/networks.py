@@ -219,7 +219,7 @@ class Embedding(nn.Module):
     Numeric columns enter standardised, discrete columns with two or ordered levels as standardised codes,
     the others as learned vectors, looked up for all columns at once (no one-hot matrices). A missing entry
     gives 0 or a vector of its own; with `masks`, every entry that is not embedded is accompanied by 0 or 1.
-    With `piecewise`, a numeric column enters also as how far it has come through each of its 16 quantile bins
+    With `piecewise`, a numeric column enters also as how far it has come through each of its 32 quantile bins
     (the piecewise linear encoding of Gorishniy, Rubachev & Babenko 2022, equation 1, less ½), so that the network
     need not learn where a column bends.
 
@@ -236,7 +236,7 @@ class Embedding(nn.Module):
     Attributes
     ----------
     n_out : int
-        Number of features: one per column that is not embedded, two with `masks`, 16 more per numeric one with
+        Number of features: one per column that is not embedded, two with `masks`, 32 more per numeric one with
         `piecewise`, and `size` per embedded one.
     """
 
@@ -305,9 +305,8 @@ class Embedding(nn.Module):
 
 
 def _bin_edges(column: Column) -> Tensor:
-    """Every other quantile of a column, standardised, [17]."""
-    edges = (torch.tensor(column.quantiles, dtype=torch.float64) - column.offset) / column.scale
-    return edges[::2].float()
+    """The quantiles of a column, standardised, [33]."""
+    return ((torch.tensor(column.quantiles, dtype=torch.float64) - column.offset) / column.scale).float()
 
 
 def activation_named(name: str) -> nn.Module:

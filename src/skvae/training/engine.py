@@ -99,6 +99,9 @@ class Optimizer:
         Of an earlier optimiser over the same parameters, to continue from.
     leave : Module, optional
         A part of the modules whose parameters are left alone.
+    averaging : float
+        Share that a running mean of the weights, which `averaged` shows, keeps at each step, and less in the first
+        steps (Polyak & Juditsky 1992, with a window); 0 for none.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Optimizer:
         max_norm: float,
         state: dict[str, Any] | None = None,
         leave: nn.Module | None = None,
+        averaging: float = 0.0,
     ) -> None:
         left = set() if leave is None else set(leave.parameters())
         every = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -120,6 +124,8 @@ class Optimizer:
             "exp_avg_sq": torch.zeros_like(self.flat),
             "step": torch.zeros((), device=self.flat.device),
         }
+        self.averaging, self.n_averaged = averaging, 0
+        self.average = self.flat.clone() if averaging else None
         start = 0
         for p in self.parameters:
             stop = start + p.numel()
@@ -159,7 +165,26 @@ class Optimizer:
             eps=1e-8,
             maximize=False,
         )
+        if self.average is not None:
+            self.n_averaged += 1
+            # The weights at first are soon forgotten.
+            kept = min(self.averaging, self.n_averaged / (self.n_averaged + 9))
+            self.average.lerp_(self.flat, 1 - kept)
         return norm
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the parameters are the running mean of those of the steps so far."""
+        if self.average is None:
+            yield
+            return
+        with torch.no_grad():
+            last = self.flat.clone()
+            self.flat.copy_(self.average)
+            try:
+                yield
+            finally:
+                self.flat.copy_(last)
 
     def snapshot(self) -> list[Tensor]:
         """A copy of all weights, and of the buffers: the user's own networks may normalise over batches."""
@@ -254,6 +279,8 @@ class Steps:
         Of the optimiser of an earlier run, to continue from.
     short : bool
         Whether matrix products of the steps are those of `short_products`.
+    averaging : float
+        See `Optimizer`; of the model and the objective, less its player.
 
     Attributes
     ----------
@@ -270,9 +297,10 @@ class Steps:
         compile: bool | str,
         state: dict[str, Any] | None = None,
         short: bool = False,
+        averaging: float = 0.0,
     ) -> None:
         self.model, self.objective, self.short = model, objective, short
-        self.optimizer = Optimizer([model, objective], max_norm, state, leave=objective.player)
+        self.optimizer = Optimizer([model, objective], max_norm, state, objective.player, averaging)
         self.player = None if objective.player is None else Optimizer([objective.player], max_norm)
         self.how = "eager"
         self.compiled = "no" if compile is False else "no: not worth its time"

@@ -46,6 +46,9 @@ class Plan:
         Gradients are clipped to this Euclidean norm.
     masking : float
         Share of the rows of each step that lose random entries.
+    averaging : float
+        What is judged and kept is a running mean of the weights of all steps, in which earlier ones keep this share
+        at each step; 0 for the weights of the last step.
     precision : {"auto", "float32"}
         Of the factors of matrix products in training; "auto" is bfloat16 for steps that are mostly made of them,
         where the processor has such products, and else float32.
@@ -60,6 +63,7 @@ class Plan:
     patience: int = 20
     max_norm: float = 1e3
     masking: float = 0.0
+    averaging: float = 0.0
     precision: str = "float32"
     compile: bool | str = "auto"
     verbose: int = 0
@@ -114,7 +118,7 @@ def fit(
         on_cpu = train.values.device.type == "cpu"
         short = plan.precision == "auto" and on_cpu and is_large(work) and has_short_products()
         run = stack.enter_context(
-            Steps(model, objective, plan.max_norm, n_steps, plan.compile, optimizer_state, short)
+            Steps(model, objective, plan.max_norm, n_steps, plan.compile, optimizer_state, short, plan.averaging)
         )
         bar = stack.enter_context(Progress(plan.max_epochs, plan.verbose))
         history.info |= {
@@ -148,12 +152,13 @@ def fit(
                 **{f"train_{name}": value for name, value in tally.means().items()},
             }
             if held_out is not None:
-                means = evaluate(model, objective, held_out)
-                epoch_record |= {f"validation_{name}": value for name, value in means.items()}
-                # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
-                if step >= objective.warm_up * n_steps and (found := objective.judge(means)) > best_bound:
-                    best_bound, best_epoch = found, epoch
-                    best = run.optimizer.snapshot()
+                with run.optimizer.averaged():
+                    means = evaluate(model, objective, held_out)
+                    epoch_record |= {f"validation_{name}": value for name, value in means.items()}
+                    # Before the end of the warm-up the posterior is still let off its KL, which flatters the bound.
+                    if step >= objective.warm_up * n_steps and (found := objective.judge(means)) > best_bound:
+                        best_bound, best_epoch = found, epoch
+                        best = run.optimizer.snapshot()
             history.epochs.append(epoch_record)
             bar.advance(epoch_record)
             wishes = [bool(callback(history, model)) for callback in callbacks]  # every one is called
@@ -166,8 +171,10 @@ def fit(
         else:
             history.info["stopped"] = "max_epochs"
 
-        if best is not None:
-            run.optimizer.restore(best)
+        if best is None:
+            with run.optimizer.averaged():
+                best = run.optimizer.snapshot()
+        run.optimizer.restore(best)
         history.info |= {
             "steps": run.how,
             "compiled": run.compiled,
