@@ -169,7 +169,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         if info["stopped"] == "early" or info["best_epoch"] <= _LATE * short["max_epochs"]:
             return model
         if params["patience"] == "auto":  # the quarter has shown that most of it is needed
-            planned = planned | {"patience": max(planned["patience"], planned["max_epochs"] // 2)}
+            planned = planned | {"patience": max(planned["patience"], planned["max_epochs"] // 4)}
         longer, its_log_p = trained(task, planned)
         return longer if its_log_p.mean() > log_p.mean() else model
 
