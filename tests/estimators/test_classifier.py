@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from small_targets import SMALL, N
 
-from skvae import ELBO, VAE, VAEClassifier
+from skvae import ELBO, VAE, Neighbours, VAEClassifier
 from skvae.estimators.supervised import _repeated
 from skvae.model.objectives import Supervised
 from skvae.training.engine import Steps
@@ -262,10 +262,16 @@ def test_m2_stands_on_latents_whatever_the_columns_are(params):
     assert labels.tolist() == [1, 1, 1]
 
 
-def test_m1_and_m2():
+NEIGHBOURLY = ELBO() + Neighbours(attraction=4, scale=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "of_m1"), [("auto", NEIGHBOURLY), ("elbo", "elbo"), (NEIGHBOURLY, NEIGHBOURLY), ("iwae", "iwae")]
+)
+def test_m1_and_m2(objective, of_m1):
     """M2 on the latents of a VAE that was trained before, which stays as it was."""
-    model = small(structure="m1+m2", max_epochs=3, n_estimators=2).fit(X, HOLES)
-    below = VAE(**model._vae_params()).fit(X)
+    model = small(structure="m1+m2", max_epochs=3, n_estimators=2, objective=objective).fit(X, HOLES)
+    below = VAE(**model._vae_params() | {"objective": of_m1}).fit(X)
     np.testing.assert_array_equal(model.vae_.transform(X), below.transform(X))
     assert model.structure_ == "m1+m2"
     assert [member.model_.structure for member in model.estimators_] == ["m2", "m2"]

@@ -20,7 +20,7 @@ from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
-from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.parameters import grouping, takes_parameters_of
 from skvae.estimators.sampling_strategy import missing_targets
 from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE
 from skvae.estimators.task import Task
@@ -61,6 +61,9 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         if `max_epochs` is left open and `quality` is not "fast"; else 1.
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
+    objective : str or Objective
+        As that of `VAE`. "auto" is "elbo", and for the VAE below "m1+m2" ELBO() + Neighbours(attraction=4, scale=1):
+        rows of a label are mostly neighbours.
     unlabelled : "auto", None or label
         What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
         nothing but −1 and one other value: then −1 is a class, and a warning says so.
@@ -109,6 +112,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         target_weight: float | str = "auto",
         n_estimators: int | str = "auto",
         class_weight: Any = None,
+        objective: Any = "auto",
         unlabelled: Any = "auto",
     ) -> None: ...
 
@@ -240,6 +244,11 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _features(self, X: Any) -> Any:
         return self._m1.transform(X) if self._m1 is not None else X
 
+    def _vae_params(self) -> dict[str, Any]:
+        params = super()._vae_params()
+        objective = params["objective"]
+        return params | {"objective": "elbo" if isinstance(objective, str) and objective == "auto" else objective}
+
     def _member_params(self) -> dict[str, Any]:
         params = super()._member_params()
         if self._m1 is None:
@@ -257,12 +266,15 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             "decoder": None,
             "missing": "ignore",
         }
+        if self._compares_rows():
+            of_columns["objective"] = "elbo"  # the latents have it in them
         return params | of_columns | {"likelihood": likelihood}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
         self._m1 = None
         if self.get_params(deep=False)["structure"] == "m1+m2":
-            self._m1 = VAE(**self._vae_params()).fit(X)
+            objective = grouping(self.get_params(deep=False)["objective"])
+            self._m1 = VAE(**self._vae_params() | {"objective": objective}).fit(X)
         return super()._first(self._features(X), y, sample_weight)
 
     def _finish(
@@ -391,12 +403,15 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return Table(Categorical())
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
-        objective = resolve(Objective, self.get_params(deep=False)["objective"], "objective")
-        if self._has_prior(VampPrior) or isinstance(objective, (Regulariser, Sum)):
+        if self._has_prior(VampPrior) or self._compares_rows():
             return ["joint"]  # which M2 cannot have
         if partly_labelled and len(self.classes_) > _MAX_ENUMERATED:
             return ["joint"]
         return ["m2", "joint"] if partly_labelled else ["joint", "m2"]
+
+    def _compares_rows(self) -> bool:
+        """Whether the objective needs rows as they are in a batch, once each."""
+        return isinstance(resolve(Objective, self._vae_params()["objective"], "objective"), (Regulariser, Sum))
 
     def _default_task(self, rows: Batch) -> Task:
         task = super()._default_task(rows)

@@ -15,13 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
 from skvae.estimators.base import copy_features, new_seed, to_numpy
-from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.parameters import grouping, takes_parameters_of
 from skvae.estimators.settings import Settings
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.clusters import ClusterReport, describe_clusters
 from skvae.inference.latent_density import COVARIANCE_TYPES, take_over
-from skvae.model import ELBO, GaussianMixture, Neighbours
+from skvae.model import GaussianMixture
 from skvae.model.checks import is_whole
 from skvae.training import Noise
 
@@ -32,8 +32,6 @@ _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
 _JOINT_EPOCHS, _JOINT_RATE = 0.25, 0.25
 _REVIVALS = 3
-# Of the term on neighbours.
-_ATTRACTION, _SCALE = 4.0, 1.0
 _ROWS_AT_ONCE, _ROWS_FOR_MIXTURES = 8192, 20_000
 
 
@@ -328,10 +326,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _params_with(self, prior: Any) -> dict[str, Any]:
         """Parameters of the VAE with a prior."""
-        params = self._vae_params() | {"prior": prior}
-        if isinstance(params["objective"], str) and params["objective"] == "auto":
-            params["objective"] = ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
-        return params
+        params = self._vae_params()
+        return params | {"prior": prior, "objective": grouping(params["objective"])}
 
     # -- saving
 

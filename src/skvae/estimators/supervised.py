@@ -218,7 +218,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         weight = self._row_weight(y, sample_weight)
         target = torch.from_numpy(y.astype(np.float32))
         for k, member in enumerate(self.estimators_):
-            member.set_params(**self._vae_params())
+            member.set_params(**self._member_params())
             rows, seed = member._begin(X, y, weight, anew=False, target=target)
             # By the same seed for all, lest the rows that calibrate had served a member.
             held_out = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
