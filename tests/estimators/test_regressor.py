@@ -39,7 +39,7 @@ TWO = np.column_stack([Y, -0.01 * Y + X[:, 2]])
 
 @pytest.fixture(scope="module", params=STRUCTURES)
 def model(request):
-    return small(structure=request.param, max_epochs=60, target_weight=10.0, learning_rate=2e-2).fit(X, Y)
+    return small(structure=request.param, max_epochs=90, target_weight=10.0, learning_rate=2e-2).fit(X, Y)
 
 
 @pytest.fixture(scope="module")

@@ -471,6 +471,23 @@ def test_piecewise_features(masks):
         torch.testing.assert_close(found[:, -3:], mask.float())
 
 
+def test_piecewise_features_of_columns_with_repeated_values():
+    """What repeats is an edge too; a column with fewer edges than another has its last one several times."""
+    quantiles = (*[0.0] * 32, 9.0)
+    spiked = Column(
+        "x", Kind.CONTINUOUS, "float64", offset=1.0, scale=2.0, quantiles=quantiles, spikes=(0.0, 7.0, 3.0)
+    )
+    plain = Column("y", Kind.CONTINUOUS, "float64", offset=0.0, scale=1.0, quantiles=(*[0.0] * 17, *[1.0] * 16))
+    embedding = Embedding([spiked, plain], masks=False, piecewise=True)
+    assert embedding.n_out == 2 + 2 * 3
+    x = torch.tensor([[(4.0 - 1.0) / 2.0, 0.25], [(9.0 - 1.0) / 2.0, 1.0]])
+    np.testing.assert_allclose(
+        embedding(x, None)[:, 2:],
+        [[0.5, -0.25, -0.5, -0.25, -0.5, -0.5], [0.5, 0.5, 0.5, 0.5, -0.5, -0.5]],
+        atol=1e-6,
+    )
+
+
 def test_piecewise_features_of_a_column_with_few_values():
     """Bins of no width are steps."""
     quantiles = (0.0,) * 20 + (1.0,) * 13

@@ -28,7 +28,7 @@ class Task:
     partly_labelled : bool
         Whether rows without a target are learned from.
     piecewise : bool
-        Whether numeric columns enter by their quantile bins too (see `Embedding`).
+        Whether numeric columns enter by their bins too (see `Embedding`).
     dropout : float
         Share of the units of the encoder, where it is the estimator's own perceptron, that are dropped in training.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -219,9 +220,10 @@ class Embedding(nn.Module):
     Numeric columns enter standardised, discrete columns with two or ordered levels as standardised codes,
     the others as learned vectors, looked up for all columns at once (no one-hot matrices). A missing entry
     gives 0 or a vector of its own; with `masks`, every entry that is not embedded is accompanied by 0 or 1.
-    With `piecewise`, a numeric column enters also as how far it has come through each of its 32 quantile bins
-    (the piecewise linear encoding of Gorishniy, Rubachev & Babenko 2022, equation 1, less ½), so that the network
-    need not learn where a column bends.
+    With `piecewise`, a numeric column enters also as how far it has come through each of its bins (the piecewise
+    linear encoding of Gorishniy, Rubachev & Babenko 2022, equation 1, less ½), so that the network need not learn
+    where a column bends. The edges are its 33 quantiles and the values that repeat often, up to 128, which may tell
+    more than those around them.
 
     Parameters
     ----------
@@ -231,13 +233,13 @@ class Embedding(nn.Module):
     size : int
         Length of the vectors.
     piecewise : bool
-        Whether numeric columns enter by their quantile bins too.
+        Whether numeric columns enter by their bins too.
 
     Attributes
     ----------
     n_out : int
-        Number of features: one per column that is not embedded, two with `masks`, 32 more per numeric one with
-        `piecewise`, and `size` per embedded one.
+        Number of features: one per column that is not embedded, two with `masks`, as many more per numeric one with
+        `piecewise` as the one with the most bins has, at most 160, and `size` per embedded one.
     """
 
     offset: Tensor
@@ -273,7 +275,7 @@ class Embedding(nn.Module):
         numeric = [k for k, j in enumerate(dense) if columns[j].quantiles] if piecewise else []
         self.piecewise = bool(numeric)
         if self.piecewise:
-            edges = torch.stack([_bin_edges(columns[dense[k]]) for k in numeric])  # [numeric, bins + 1]
+            edges = _bin_edges([columns[dense[k]] for k in numeric])  # [numeric, bins + 1]
             self.register_buffer("numeric", torch.tensor(numeric, dtype=torch.int64), persistent=False)
             self.register_buffer("lower_edge", edges[:, :-1].contiguous(), persistent=False)
             self.register_buffer("bin_width", edges.diff(dim=1).clamp(min=_NARROWEST_BIN), persistent=False)
@@ -304,9 +306,12 @@ class Embedding(nn.Module):
         return features[0] if len(features) == 1 else torch.cat(features, dim=1)
 
 
-def _bin_edges(column: Column) -> Tensor:
-    """The quantiles of a column, standardised, [33]."""
-    return ((torch.tensor(column.quantiles, dtype=torch.float64) - column.offset) / column.scale).float()
+def _bin_edges(columns: Sequence[Column]) -> Tensor:
+    """The edges of the bins of numeric columns, standardised; the last one repeated where a column has fewer."""
+    edges = [np.union1d(column.quantiles, column.spikes) for column in columns]
+    padded = np.stack([np.pad(its, (0, max(map(len, edges)) - len(its)), mode="edge") for its in edges])
+    offset, scale = (np.array([[getattr(column, name)] for column in columns]) for name in ("offset", "scale"))
+    return torch.from_numpy((padded - offset) / scale).float()
 
 
 def activation_named(name: str) -> nn.Module:
