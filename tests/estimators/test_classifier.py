@@ -288,6 +288,22 @@ def test_m1_and_m2(objective, of_m1):
 # Choices
 
 
+def test_auto_learns_what_sets_rows_apart_first_where_few_have_a_label():
+    """Below 100 labels, and below a tenth of the rows; but not in a stream, nor under a prior that M2 cannot have."""
+    few = np.where(np.arange(N) % 5 == 0, Y, -1)
+    params = {"structure": "auto", "max_epochs": 2, "target_weight": 1.0}
+    assert small(**params).fit(X, few).structure_ == "m1+m2"
+    assert small(**params).fit(X, Y).structure_ in ("m2", "joint")
+    assert small(**params).partial_fit(X, few).structure_ == "m2"
+    assert small(**params, prior="vamp").fit(X, few).structure_ == "joint"
+    many, their_labels = np.tile(X, (8, 1)), np.tile(Y, 8)
+    enough = np.where(np.arange(8 * N) % 5 == 0, their_labels, -1)
+    assert (enough >= 0).sum() >= 100
+    assert small(**params).fit(many, enough).structure_ in ("m2", "joint")
+    sparse = np.where(np.arange(8 * N) < 100, their_labels, -1)
+    assert small(**params).fit(many, sparse).structure_ == "m1+m2"
+
+
 def test_auto_takes_what_predicts_held_out_labels_best():
     model = small(structure="auto", target_weight="auto", max_epochs=8).fit(X, Y)
     assert {trial["structure"] for trial in model.trials_} == {"m2", "joint"}

@@ -33,6 +33,8 @@ from skvae.training.randomness import open_uniform
 
 # More labels than this are not summed out by M2 unless it is asked for: each is a copy of every row.
 _MAX_ENUMERATED = 20
+# Share of labelled rows below which M2 stands on latents, if nothing else is asked for.
+_FEW = 0.1
 # Standard deviation of log T that is thought likely.
 _TEMPERATURE_SPREAD = 0.5
 
@@ -48,9 +50,10 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     structure : {"auto", "m2", "m1+m2", "joint"}
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
-        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m2" or "joint", whichever predicts held-out labels better; below 100
-        labelled rows "m2" if there are rows without, else "joint". Whether a tenth of the encoder's units is dropped
-        in training, as otherwise it is, is then tried too.
+        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than 100 rows, or than a tenth of them, are
+        labelled; else "m2" or "joint", whichever predicts held-out labels better ("joint" where all of fewer than 100
+        rows are labelled). Whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then
+        tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
@@ -270,12 +273,19 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
             of_columns["objective"] = "elbo"  # the latents have it in them
         return params | of_columns | {"likelihood": likelihood}
 
-    def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
+    def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
         self._m1 = None
-        if self.get_params(deep=False)["structure"] == "m1+m2":
+        structure = self.get_params(deep=False)["structure"]
+        if structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y)):
             objective = grouping(self.get_params(deep=False)["objective"])
             self._m1 = VAE(**self._vae_params() | {"objective": objective}).fit(X)
-        return super()._first(self._features(X), y, sample_weight)
+        return super()._first(self._features(X), y, sample_weight, whole=whole)
+
+    def _has_few_labels(self, y: np.ndarray) -> bool:
+        """Whether there are so few that what sets the rows apart is to be learned from all of them first."""
+        n_labelled = int((~np.isnan(y)).sum())
+        few = n_labelled < min(len(y), max(_MIN_LABELLED_TO_SPLIT, _FEW * len(y)))
+        return few and len(self.classes_) <= _MAX_ENUMERATED and not self._has_prior(VampPrior)
 
     def _finish(
         self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
@@ -403,6 +413,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return Table(Categorical())
 
     def _candidates(self, partly_labelled: bool) -> list[str]:
+        if self._m1 is not None:
+            return ["m2"]
         if self._has_prior(VampPrior) or self._compares_rows():
             return ["joint"]  # which M2 cannot have
         if partly_labelled and len(self.classes_) > _MAX_ENUMERATED:

@@ -90,7 +90,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             return self._go_on(X, y, sample_weight, decay=True)
         self._check_own()
         y = self._targets(y, reset=True)
-        first, rows, seed = self._first(X, y, sample_weight)
+        first, rows, seed = self._first(X, y, sample_weight, whole=True)
         train, validation, calibration = self._held_out(rows, seed)
         self.trials_: list[dict[str, Any]] = []
         task = self._default_task(rows)
@@ -110,8 +110,11 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         self._finish(members, task, train, validation, calibration)
         return self
 
-    def _first(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[VAE, Batch, int]:
-        """A VAE for the rows, not trained; the encoded rows with their targets; a seed."""
+    def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
+        """A VAE for the rows, not trained; the encoded rows with their targets; a seed.
+
+        `whole` says that no more rows are expected.
+        """
         vae = VAE(**self._member_params())
         weight = self._row_weight(y, sample_weight)
         rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
