@@ -54,6 +54,29 @@ def test_step_for_step_equal_to_adam_with_clipping(max_norm):
         torch.testing.assert_close(net.state_dict(), twin.state_dict())
 
 
+def test_averaged_weights_are_a_running_mean_that_forgets_the_first():
+    """m ← k m + (1 − k) w with k = min(averaging, n / (n + 9)) at step n; the steps are as without."""
+    net, twin = make_net(), make_net()
+    optimizer, reference = Optimizer([net], 10.0, averaging=0.6), Optimizer([twin], 10.0)
+    mean = optimizer.flat.clone().double()
+    for step in range(1, 31):
+        optimizer.step(loss_of(net, step), 1e-2)
+        reference.step(loss_of(twin, step), 1e-2)
+        kept = min(0.6, step / (step + 9))
+        mean = kept * mean + (1 - kept) * reference.flat
+        last = optimizer.flat.clone()
+        assert torch.equal(last, reference.flat)
+        with optimizer.averaged():
+            torch.testing.assert_close(optimizer.flat.double(), mean, rtol=1e-4, atol=1e-5)
+            assert not torch.equal(next(net.parameters()), next(twin.parameters()))
+        assert torch.equal(optimizer.flat, last)
+    with pytest.raises(RuntimeError), optimizer.averaged():
+        raise RuntimeError
+    assert torch.equal(optimizer.flat, last)
+    with reference.averaged():
+        assert torch.equal(reference.flat, last)
+
+
 def test_several_modules_are_one_vector():
     net, other = make_net(), nn.Linear(2, 1)
     optimizer = Optimizer([net, other], 1.0)

@@ -350,6 +350,27 @@ def test_without_validation_the_last_weights_stay():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_what_is_judged_and_kept_is_the_mean_of_the_weights(validated):
+    """Training itself is as without; the validation bound is that of the weights which are kept."""
+    validation = make_rows(seed=1) if validated else None
+    seen, plain = [], []
+    history, model, _ = run(
+        validation=validation, averaging=0.9, callbacks=[lambda h, m: seen.append(weights_of(m))], max_epochs=3
+    )
+    without, last, _ = run(validation=validation, callbacks=[lambda h, m: plain.append(weights_of(m))], max_epochs=3)
+    assert all(same_weights(one, other) for one, other in zip(seen, plain, strict=True))
+    assert not same_weights(weights_of(model), weights_of(last))
+    for epoch, other in zip(history.epochs, without.epochs, strict=True):
+        assert epoch["train_bound"] == other["train_bound"]
+        assert not validated or epoch["validation_bound"] != other["validation_bound"]
+    if validated:
+        noise, plan = Noise(0), Plan(max_epochs=3, batch_size=16, learning_rate=1e-2)
+        rows = loop._freeze(validation, make_rows(), model, ELBO(), plan, noise)
+        best = history.epochs[history.info["best_epoch"] - 1]["validation_bound"]
+        assert loop.evaluate(model, ELBO(), rows)["bound"] == pytest.approx(best, rel=1e-5)
+
+
 def test_callbacks_can_stop_and_all_are_asked():
     asked = []
     history, _, _ = run(
