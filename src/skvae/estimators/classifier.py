@@ -50,10 +50,10 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     structure : {"auto", "m2", "m1+m2", "joint"}
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
-        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than 100 rows, or than a tenth of them, are
-        labelled; else "m2" or "joint", whichever predicts held-out labels better ("joint" where all of fewer than 100
-        rows are labelled). Whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then
-        tried too.
+        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than a tenth of the rows are labelled, if these
+        are 100 or more; else "m2" or "joint", whichever predicts held-out labels better; below 100 labelled rows "m2"
+        if there are rows without, else "joint". Whether a tenth of the encoder's units is dropped in training, as
+        otherwise it is, is then tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
@@ -284,7 +284,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _has_few_labels(self, y: np.ndarray) -> bool:
         """Whether there are so few that what sets the rows apart is to be learned from all of them first."""
         n_labelled = int((~np.isnan(y)).sum())
-        few = n_labelled < min(len(y), max(_MIN_LABELLED_TO_SPLIT, _FEW * len(y)))
+        few = _MIN_LABELLED_TO_SPLIT <= n_labelled < _FEW * len(y)
         return few and len(self.classes_) <= _MAX_ENUMERATED and not self._has_prior(VampPrior)
 
     def _finish(
