@@ -56,9 +56,9 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         otherwise it is, is then tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
-        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
-        tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
-        labels better; `trials_` and `history_.info` show it.
+        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at least ten and at most ten per
+        column, and a tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it
+        predicts held-out labels better; `trials_` and `history_.info` show it.
     n_estimators : int or "auto"
         Members of an ensemble, whose probabilities are averaged. "auto": 5 for 100 to 20,000 rows, all with a label,
         if `max_epochs` is left open and `quality` is not "fast"; else 1.

@@ -50,9 +50,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. A
         small one keeps the latents faithful to x, a large one makes the shared encoder serve the prediction. "auto"
-        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at most ten per column, and a
-        tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it predicts held-out
-        targets better; `trials_` and `history_.info` show it.
+        tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at least ten and at most ten per
+        column, and a tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it
+        predicts held-out targets better; `trials_` and `history_.info` show it.
     n_estimators : int or "auto"
         Members of an ensemble, which differ in their weights at first, in the noise of their training and in the
         rows that are held out to choose by. The predictive distribution is the mixture of theirs. "auto": 5 for 100

@@ -39,8 +39,9 @@ _N_DRAWS, _ROWS_AT_ONCE = 64, 2048
 _MEMBERS, _MAX_ROWS_FOR_MEMBERS = 5, 20_000
 # Rows set aside for calibration, at least and at most.
 _MIN_CALIBRATION, _MAX_CALIBRATION = 20, 1_000
-# α per labelled row, but no more than so much per column of x; and the factor of the lighter one that is tried too.
-_PER_LABELLED, _PER_COLUMN, _LIGHTER = 0.1, 10.0, 0.1
+# α per labelled row, but no less than for a hundred, lest few labels be outvoted, and no more than so much per column
+# of x; and the factor of the lighter one that is tried too.
+_PER_LABELLED, _LEAST, _PER_COLUMN, _LIGHTER = 0.1, 10.0, 10.0, 0.1
 # Part of the planned epochs that each candidate is given before one is chosen; a model that was best before that part
 # of these is overfitted by more of them.
 _TRIAL, _LATE = 0.25, 0.75
@@ -270,8 +271,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         )
 
     def _default_weight(self, rows: Batch) -> float:
-        """A tenth of the labelled rows (Kingma et al. 2014, section 4), at most ten per column."""
-        return float(min(_PER_COLUMN * rows.values.shape[1], max(1.0, _PER_LABELLED * self._n_labelled(rows))))
+        """A tenth of the labelled rows (Kingma et al. 2014, section 4), at least ten, and at most ten per column."""
+        return float(min(_PER_COLUMN * rows.values.shape[1], max(_LEAST, _PER_LABELLED * self._n_labelled(rows))))
 
     def _n_members(self, rows: Batch) -> int:
         params = self.get_params(deep=False)
