@@ -20,7 +20,7 @@ from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
-from skvae.estimators.parameters import grouping, takes_parameters_of
+from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
 from skvae.estimators.sampling_strategy import missing_targets
 from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE
 from skvae.estimators.task import Task
@@ -249,8 +249,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()
-        objective = params["objective"]
-        return params | {"objective": "elbo" if isinstance(objective, str) and objective == "auto" else objective}
+        return params | {"objective": if_open(params["objective"], "elbo")}
 
     def _member_params(self) -> dict[str, Any]:
         params = super()._member_params()
@@ -277,7 +276,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         self._m1 = None
         structure = self.get_params(deep=False)["structure"]
         if structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y)):
-            objective = grouping(self.get_params(deep=False)["objective"])
+            objective = if_open(self.get_params(deep=False)["objective"], grouping())
             self._m1 = VAE(**self._vae_params() | {"objective": objective}).fit(X)
         return super()._first(self._features(X), y, sample_weight, whole=whole)
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
 from skvae.estimators.base import copy_features, new_seed, to_numpy
-from skvae.estimators.parameters import grouping, takes_parameters_of
+from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
 from skvae.estimators.settings import Settings
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
@@ -327,7 +327,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _params_with(self, prior: Any) -> dict[str, Any]:
         """Parameters of the VAE with a prior."""
         params = self._vae_params()
-        return params | {"prior": prior, "objective": grouping(params["objective"])}
+        return params | {"prior": prior, "objective": if_open(params["objective"], grouping())}
 
     # -- saving
 

@@ -9,17 +9,20 @@ from typing import Any, Self
 
 from skvae.estimators.reading import TakesTables
 from skvae.estimators.vae import VAE
-from skvae.model import ELBO, Neighbours
+from skvae.model import ELBO, Neighbours, Objective
 
 # Of the term by which rows that are neighbours come together in the latent space; chosen on blobs and digits.
 _ATTRACTION, _SCALE = 4.0, 1.0
 
 
-def grouping(objective: Any) -> Any:
-    """The objective of a VAE whose latents are to fall into groups; "auto" is the bound and a term on neighbours."""
-    if isinstance(objective, str) and objective == "auto":
-        return ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
-    return objective
+def if_open(value: Any, settled: Any) -> Any:
+    """A parameter, or what it is settled to if it was left on "auto"."""
+    return settled if isinstance(value, str) and value == "auto" else value
+
+
+def grouping() -> Objective:
+    """The objective of a VAE whose latents are to fall into groups, if none is given."""
+    return ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
 
 
 def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from skvae.data.columns import Column, Kind
 from skvae.model.checks import check_share, check_sizes, check_whole
 from skvae.model.component import Component, copied, resolve
 from skvae.model.likelihoods.base import Likelihood
+from skvae.model.likelihoods.continuous import standardised
 
 ACTIVATIONS = {
     "elu": nn.ELU,
@@ -308,10 +308,9 @@ class Embedding(nn.Module):
 
 def _bin_edges(columns: Sequence[Column]) -> Tensor:
     """The edges of the bins of numeric columns, standardised; the last one repeated where a column has fewer."""
-    edges = [np.union1d(column.quantiles, column.spikes) for column in columns]
-    padded = np.stack([np.pad(its, (0, max(map(len, edges)) - len(its)), mode="edge") for its in edges])
-    offset, scale = (np.array([[getattr(column, name)] for column in columns]) for name in ("offset", "scale"))
-    return torch.from_numpy((padded - offset) / scale).float()
+    edges = [sorted({*column.quantiles, *column.spikes}) for column in columns]
+    most = max(map(len, edges))
+    return standardised([its + its[-1:] * (most - len(its)) for its in edges], columns).float()
 
 
 def activation_named(name: str) -> nn.Module:
