@@ -8,7 +8,7 @@ import torch
 from scipy import optimize, stats
 
 from skvae.data.columns import Column, Kind
-from skvae.inference.predictive import Predictive, has_density
+from skvae.inference.predictive import Predictive, is_mass
 from skvae.model import Poisson, StudentT, Table
 from skvae.model.likelihoods.normal import Normal
 
@@ -165,12 +165,60 @@ def test_the_best_spread_is_that_of_the_data(true):
     assert (np.abs(np.log(best / exact)) < np.log(factors[1] / factors[0])).all()
 
 
-def test_what_has_a_density():
+def test_what_is_a_mass():
     whole = Column("n", Kind.INTEGER, "int64", offset=3.0, scale=2.0, lower=0.0, upper=9.0, resolution=1.0)
-    for likelihood, columns, has in (
-        (Table(StudentT()), COLUMNS, True),
-        (Table(Poisson()), [whole], False),
-        (Table(), [*COLUMNS, whole], False),
+    for likelihood, columns, expected in (
+        (Table(StudentT()), COLUMNS, [False, False]),
+        (Table(Poisson()), [whole], [True]),
+        (Table(), [COLUMNS[0], whole, COLUMNS[1]], [False, True, False]),
     ):
         bound = likelihood.bind(columns)
-        assert has_density(bound(torch.zeros(1, 1, bound.n_params))) == has
+        assert is_mass(bound(torch.zeros(1, 1, bound.n_params)), len(columns)).tolist() == expected
+
+
+class Whole:
+    """A mixture of Poisson variables, each moved by a number from (−½, ½), stretched about its mean, and rounded."""
+
+    def __init__(self, rates, spread):
+        self.parts, self.spread, self.centre = stats.poisson(rates), spread, rates.mean(0)
+
+    def cdf(self, y):
+        inner = self.centre + (y + 0.5 - self.centre) / self.spread
+        cell = np.floor(inner + 0.5)
+        share = inner - cell + 0.5
+        below, up_to = (self.parts.cdf(k).mean(0) for k in (cell - 1, cell))
+        return below + share * (up_to - below)
+
+
+@pytest.mark.parametrize("spread", [0.6, 1.0, 1.3, 2.5])
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_whole_numbers_stretched(n_members, spread):
+    """Every answer against the distribution function."""
+    column = Column("n", Kind.INTEGER, "int64", offset=3.0, scale=2.0, lower=1.0, upper=40.0, resolution=1.0)
+    bound = Table(Poisson()).bind([column])
+    log_rate = torch.linspace(-1, 1, n_members * B).view(n_members, 1, B, 1)
+    piece = [bound(own) for own in log_rate]
+    rates = np.array([part.mean.numpy()[0, :, 0] * 2 + 3 for part in piece], dtype=np.float64)
+    found, oracle = Predictive([piece], [column], np.array([spread])), Whole(rates, spread)
+    y = np.arange(-20, 60)[:, None] * np.ones(B)
+    mass = np.diff(np.stack([oracle.cdf(k) for k in [y[0] - 1, *y]]), axis=0)
+    np.testing.assert_allclose(mass.sum(0), 1, atol=1e-6)
+    np.testing.assert_allclose(found.mean(), rates.mean(0), rtol=1e-5)
+    expected_std = np.sqrt((mass * (y - (mass * y).sum(0)) ** 2).sum(0))
+    np.testing.assert_allclose(found.std(), expected_std, rtol=0.05)
+    for k in range(8):
+        np.testing.assert_allclose(found.cdf(np.full(B, k)), oracle.cdf(np.full(B, k)), atol=1e-4)
+        mass_here = oracle.cdf(np.full(B, k)) - oracle.cdf(np.full(B, k - 1))
+        np.testing.assert_allclose(np.exp(found.log_prob(np.full(B, k))), mass_here, atol=1e-4, rtol=1e-3)
+    for p in (0.1, 0.45, 0.9):
+        quantile = found.quantile(p)
+        assert (quantile == np.rint(quantile)).all()
+        assert (oracle.cdf(quantile) >= p - 1e-4).all()
+        assert (oracle.cdf(quantile - 1) < p + 1e-4).all()
+    exact = [((np.cumsum(mass, 0)[:, b] - (y[:, b] >= 4)) ** 2).sum() for b in range(B)]
+    np.testing.assert_allclose(found.crps(np.full(B, 4.0)), exact, atol=0.01 * expected_std.max())
+    drawn = np.array([found.draw(torch.rand(B, 2, generator=torch.Generator().manual_seed(s))) for s in range(2000)])
+    for b in range(B):
+        shares = (drawn[:, b] <= 3).mean(), (drawn[:, b] <= 5).mean()
+        expected = [oracle.cdf(np.full(B, k))[b] for k in (3, 5)]
+        np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / math.sqrt(2000))

@@ -21,7 +21,6 @@ from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
-from skvae.inference.predictive import Predictive, has_density
 from skvae.model import StandardNormal, Table
 from skvae.model.checks import is_number
 from skvae.training import Noise
@@ -322,17 +321,17 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
         """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else.
 
-        Stretched by the latter, where there are some: intervals do not depend on it, as a factor of all σ cancels.
+        Stretched by the latter, where there are some: intervals do not depend on it, as a factor of all σ cancels,
+        but for the rounding of whole numbers.
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
         held_out = validation if calibration is None else calibration
         if held_out is None:
             return
         found, y = self._predictive_of(self.estimators_, held_out), self._in_units(held_out)
-        if all(has_density(part) for part in found._pieces[0]):
-            self._spread = found.best_spread(y, _SPREADS)
+        self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
-            found = Predictive(found._pieces, self._columns, self._spread, self._squeeze)
+            found = found.stretched(self._spread)
             self._residuals = np.abs(y - found.mean().reshape(y.shape)) / found.std().reshape(y.shape)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:

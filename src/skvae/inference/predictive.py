@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae.data.columns import Column, Kind
+from skvae.data.columns import Column
 from skvae.model.likelihoods import Distribution
 from skvae.model.likelihoods.base import bisect
+from skvae.model.likelihoods.stretched import Stretched
+from skvae.model.likelihoods.table import TableDistribution
 
 # Values that stand for the distribution of a target in the CRPS, and in its spread.
 _N_VALUES, _N_SCORES = 256, 64
@@ -30,7 +32,7 @@ class Predictive:
     columns : sequence of Column
         The targets.
     spread : array [T], optional
-        Factor by which deviations from the mean are stretched; of targets with a density only.
+        Factor by which deviations from the mean are stretched (see `Stretched`).
     squeeze : bool
         Whether answers about a single target lose their last axis.
     """
@@ -42,12 +44,17 @@ class Predictive:
         spread: np.ndarray | None = None,
         squeeze: bool = True,
     ) -> None:
-        self._pieces, self._columns = pieces, columns
+        self._core, self._columns = pieces, columns
         self._offset = np.array([column.offset for column in columns])
         self._scale = np.array([column.scale for column in columns])
-        spread = np.ones(len(columns)) if spread is None else spread
-        self._spread = torch.tensor(spread, dtype=torch.float32, device=pieces[0][0].mean.device)
         self._squeeze = squeeze and len(columns) == 1
+        self._pieces = self._core
+        if spread is not None and (spread != 1).any():
+            self._pieces = [self._stretched(piece, spread) for piece in self._core]
+
+    def stretched(self, spread: np.ndarray | None) -> Predictive:
+        """The same prediction with another spread."""
+        return Predictive(self._core, self._columns, spread, self._squeeze)
 
     def mean(self) -> np.ndarray:
         """Expected values."""
@@ -55,8 +62,7 @@ class Predictive:
 
     def std(self) -> np.ndarray:
         """Standard deviations: of the spread within the distributions mixed and of that between their means."""
-        spreads = [_std(piece) * self._spread for piece in self._pieces]
-        return self._shaped(torch.cat(spreads).double().cpu().numpy() * self._scale)
+        return self._shaped(torch.cat([_std(piece) for piece in self._pieces]).double().cpu().numpy() * self._scale)
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
         """Quantiles at probabilities `q`: one, or several in a last axis of their own.
@@ -69,47 +75,33 @@ class Predictive:
         wanted = np.atleast_1d(np.asarray(q, dtype=np.float64))
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantile {wanted[~((wanted > 0) & (wanted < 1))][0]:g}: expected in (0, 1)")
-        found = [
-            self._in_units(torch.cat([self._stretched(piece, _quantile(piece, float(p))) for piece in self._pieces]))
-            for p in wanted
-        ]
-        if all(column.kind == Kind.INTEGER for column in self._columns) and not has_density(self._pieces[0][0]):
+        found = [self._in_units(torch.cat([_quantile(piece, float(p)) for piece in self._pieces])) for p in wanted]
+        if is_mass(self._pieces[0][0], len(self._columns)).all():
             found = [np.rint(values) for values in found]  # what the float32 of standardised ones left of them
         return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
         """P(target ≤ y) for `y` of one value per row."""
-        answers = [
-            _cdf(piece, self._compressed(piece, values))
-            for piece, values in zip(self._pieces, self._split(y), strict=True)
-        ]
+        answers = [_cdf(piece, values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
         return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def log_prob(self, y: np.ndarray) -> np.ndarray:
         """Log-density (log-probability of whole numbers and levels) of `y`, nats."""
-        answers = [
-            _log_prob(piece, self._compressed(piece, values)) - self._spread.log()
-            for piece, values in zip(self._pieces, self._split(y), strict=True)
-        ]
+        answers = [_log_prob(piece, values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
         return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def best_spread(self, y: np.ndarray, factors: np.ndarray) -> np.ndarray:
         """Of each target, the factor by which deviations from the mean are to be stretched to make `y` likeliest."""
-        means = [_mean(piece) for piece in self._pieces]
-        scores = []
-        for factor in factors:
-            answers = [
-                _log_prob(piece, mean + (values - mean) / factor)
-                for piece, mean, values in zip(self._pieces, means, self._split(y), strict=True)
-            ]
-            scores.append(torch.cat(answers).double().mean(0).cpu().numpy() - np.log(factor))
+        shape = -1, len(self._columns)
+        every = np.ones(len(self._columns))
+        scores = [self.stretched(factor * every).log_prob(y).reshape(shape).mean(0) for factor in factors]
         return factors[np.argmax(scores, axis=0)]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
         """Continuous ranked probability score E|Y − y| − ½ E|Y − Y′| (Gneiting & Raftery 2007, equation 21)."""
         answers = []
         for piece, value in zip(self._pieces, self._split(y), strict=True):
-            drawn = self._stretched(piece, _values(piece)).sort(0).values  # [N, B, T]
+            drawn = _values(piece).sort(0).values  # [N, B, T]
             n = len(drawn)
             rank = (2 * torch.arange(1, n + 1, device=drawn.device) - n - 1).view(-1, 1, 1) / n**2
             answers.append((drawn - value).abs().mean(0) - (rank * drawn).sum(0))
@@ -118,31 +110,27 @@ class Predictive:
     def draw(self, u: Tensor) -> np.ndarray:
         """Draws for `u` [n, 1 + T] uniform on (0, 1): the first chooses the distribution mixed."""
         drawn = []
-        u = u.to(self._spread.device)
+        u = u.to(self._pieces[0][0].mean.device)
         for piece, own in zip(self._pieces, u.split([_n_rows(piece) for piece in self._pieces]), strict=True):
             each = torch.cat([part.icdf(own[:, 1:].expand(_n_draws(part), -1, -1)) for part in piece])  # [M, B, T]
             chosen = (own[:, 0] * len(each)).long().clamp(max=len(each) - 1)
-            drawn.append(self._stretched(piece, each[chosen, torch.arange(len(own), device=own.device)]))
+            drawn.append(each[chosen, torch.arange(len(own), device=own.device)])
         return self._in_units(torch.cat(drawn))
 
-    def _stretched(self, piece: Sequence[Distribution], values: Tensor) -> Tensor:
-        if bool((self._spread == 1).all()):
-            return values
-        mean = _mean(piece)
-        return mean + self._spread * (values - mean)
-
-    def _compressed(self, piece: Sequence[Distribution], values: Tensor) -> Tensor:
-        if bool((self._spread == 1).all()):
-            return values
-        mean = _mean(piece)
-        return mean + (values - mean) / self._spread
+    def _stretched(self, piece: Sequence[Distribution], spread: np.ndarray) -> list[Distribution]:
+        centre = _mean(piece)
+        steps = [column.resolution for column in self._columns]
+        cell = np.where(is_mass(piece[0], len(self._columns)), steps, 0.0) / self._scale
+        origin = (np.array([column.lower for column in self._columns]) - self._offset) / self._scale
+        factor, cell, origin = (torch.from_numpy(x.astype(np.float32)).to(centre) for x in (spread, cell, origin))
+        return [Stretched(part, centre, factor, cell, origin) for part in piece]
 
     def _split(self, y: np.ndarray) -> list[Tensor]:
         standardised = (np.asarray(y, dtype=np.float64).reshape(-1, len(self._columns)) - self._offset) / self._scale
         sizes = [_n_rows(piece) for piece in self._pieces]
         if len(standardised) != sum(sizes):
             raise ValueError(f"y has {len(standardised)} rows; the prediction is of {sum(sizes)}")
-        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._spread.device).split(sizes))
+        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._pieces[0][0].mean.device).split(sizes))
 
     def _in_units(self, values: Tensor) -> np.ndarray:
         return self._shaped(values.double().cpu().numpy() * self._scale + self._offset)
@@ -151,9 +139,11 @@ class Predictive:
         return values[:, 0] if self._squeeze else values
 
 
-def has_density(distribution: Distribution) -> bool:
-    """Whether all its columns have a density, and not a mass."""
-    return all(part.log_unit is not None for part in getattr(distribution, "parts", [distribution]))
+def is_mass(distribution: Distribution, n_columns: int) -> np.ndarray:
+    """Whether each column has a mass, and not a density, [C]."""
+    if not isinstance(distribution, TableDistribution):
+        return np.full(n_columns, distribution.log_unit is None)
+    return np.array([distribution.part_of(j)[0].log_unit is None for j in range(n_columns)])
 
 
 def _n_draws(part: Distribution) -> int:

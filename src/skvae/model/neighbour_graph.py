@@ -16,15 +16,16 @@ _AT_ONCE = 2**24
 def nearest(queries: Tensor, points: Tensor, n_neighbors: int, *, others: bool = False) -> Tensor:
     """Positions of the nearest `points` [n, F] of each of `queries` [m, F], nearest first, [m, n_neighbors].
 
-    By Euclidean distance, exactly, except for more than 20,000 queries where pynndescent (Dong, Moses & Li 2011) is
-    installed, the extra 'neighbors': its neighbours are approximate and found in a small part of the time.
+    By Euclidean distance, exactly, except for more than 20,000 queries on the CPU where pynndescent (Dong, Moses & Li
+    2011) is installed, the extra 'neighbors': its neighbours are approximate and found in a small part of the time.
 
     Parameters
     ----------
     others : bool
         Whether queries and points are the same rows, of which none is its own neighbour.
     """
-    if others and len(queries) > _EXACT_ROWS and importlib.util.find_spec("pynndescent") is not None:
+    by_descent = others and len(queries) > _EXACT_ROWS and not queries.is_cuda
+    if by_descent and importlib.util.find_spec("pynndescent") is not None:
         return _by_descent(points, n_neighbors)
     squares = points.square().sum(1)  # [n]
     found = []
