@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -64,14 +65,16 @@ class Batch:
         seen = ~hidden if self.observed is None else self.observed & ~hidden
         return replace(self, seen=seen)
 
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """The rows of all, one after another; each has what the others have."""
+        first = batches[0]
+        names = [field.name for field in fields(cls) if getattr(first, field.name) is not None]
+        return cls(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+
     def repeat(self, times: int) -> Batch:
         """All rows, one after another, so many times."""
-        repeated = {
-            field.name: torch.cat([value] * times)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
-        }
-        return Batch(**repeated)
+        return Batch.joined([self] * times)
 
     def chunks(self, n_rows: int) -> list[Batch]:
         """Consecutive pieces of at most `n_rows` rows."""

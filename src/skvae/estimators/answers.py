@@ -8,12 +8,16 @@ import numpy as np
 import torch
 
 from skvae.data.batch import Batch
+from skvae.data.columns import Column, Kind
 from skvae.data.table import read_table
 from skvae.estimators.base import BaseVAE, to_numpy
 from skvae.training import Noise
 from skvae.training.randomness import open_uniform
 
 ROWS_AT_ONCE = 8192
+# How far below an entry of a density its probability level is looked for too, in standard deviations, as a repeated
+# value has a share of its own; and the least level, in float32, of which there is a quantile.
+_BELOW, _LEAST = 1e-4, 2.0**-24
 
 
 class Answers(BaseVAE):
@@ -75,3 +79,29 @@ class Answers(BaseVAE):
                     u = open_uniform((1, len(piece), self.model_.n_columns), draws)
                     pieces.append(self.model_.missing.with_holes(distribution.icdf(u).squeeze(0), draws))
         return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index, identifiers=identifiers)
+
+    def _moved(self, rows: Batch, z: torch.Tensor, stream: torch.Generator) -> Any:
+        """A table of the rows as they would be at other latents z [n, D].
+
+        What is left of an entry beside the row's own latents, its probability level given their posterior mean, stays
+        as it is (abduction, action and prediction: Pearl 2009, section 7.1). The level of a discrete entry is drawn
+        from the interval that stands for it; missing entries draw theirs too.
+        """
+        half = torch.tensor([_half_step(column) for column in self.schema_.modelled], device=z.device)
+        pieces = []
+        with self._answering(len(z)):
+            for piece, there in zip(rows.chunks(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True):
+                here = self.model_.decode(self.model_.encode(piece).mean.unsqueeze(0))
+                drawn = open_uniform((1, len(piece), self.model_.n_columns), stream)
+                level = torch.lerp(here.cdf(piece.values - half), here.cdf(piece.values), drawn)
+                level = level if piece.observed is None else torch.where(piece.observed, level, drawn)
+                moved = self.model_.decode(there.unsqueeze(0)).icdf(level.clamp(_LEAST, 1 - _LEAST))
+                pieces.append(moved.squeeze(0))
+        return self.schema_.decode(to_numpy(torch.cat(pieces)), index=None, identifiers=0)
+
+
+def _half_step(column: Column) -> float:
+    """How far below an entry that the column can hold, in encoded units, there is none of the others."""
+    if column.is_discrete:
+        return 0.5
+    return 0.5 * column.resolution / column.scale if column.kind == Kind.INTEGER else _BELOW

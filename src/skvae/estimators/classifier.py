@@ -60,8 +60,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         column, and a tenth of that, for a quarter of the planned epochs each, and takes the lighter one if it
         predicts held-out labels better; `trials_` and `history_.info` show it.
     n_estimators : int or "auto"
-        Members of an ensemble, whose probabilities are averaged. "auto": 5 for 100 to 20,000 rows, all with a label,
-        if `max_epochs` is left open and `quality` is not "fast"; else 1.
+        Members of an ensemble, whose probabilities are averaged. "auto": of 100 or more rows, all with a label, 5,
+        or as many as together see some 100,000, if `max_epochs` is left open and `quality` is not "fast"; else 1.
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective

@@ -38,9 +38,10 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
 
     A sampler with the interface of imbalanced-learn (Lemaître, Nogueira & Aridas 2017), inside its pipelines or
     without them. One VAE is fitted to all rows, with their target as a further column: what the classes have in
-    common is learned from all of them. A new row is drawn from p(x|z) at a z from the posterior q(z|x, y) of a real
-    row of its class: a variation of that row, as SMOTE's are (Chawla, Bowyer, Hall & Kegelmeyer 2002), but along the
-    dependencies between the columns, and made of entries that each column can hold.
+    common is learned from all of them. A new row is a real row of its class as it would be at another z from its
+    posterior q(z|x, y), with what the latents do not say of its entries left as it is (Pearl 2009, section 7.1): a
+    variation of that row, as SMOTE's are (Chawla, Bowyer, Hall & Kegelmeyer 2002), but along the dependencies between
+    the columns, and made of entries that each column can hold.
 
     In the fit a row weighs one over the square root of the size of its class, so that the rare ones are learned too.
     Of 20 such z for each row wanted, one is kept, at random with weights p(y|z): those that speak for the class.
@@ -80,6 +81,7 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
     P. S. Efraimidis & P. G. Spirakis (2006), Weighted random sampling with a reservoir.
     G. Lemaître, F. Nogueira & C. K. Aridas (2017), Imbalanced-learn: a Python toolbox to tackle the curse of
     imbalanced datasets in machine learning.
+    J. Pearl (2009), Causality: models, reasoning and inference.
     L. Torgo, R. P. Ribeiro, B. Pfahringer & P. Branco (2013), SMOTE for regression.
 
     Examples
@@ -151,8 +153,8 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
         frame = _with_target(X, table, name, groups)
         seed = new_seed(self.random_state)
         self.vae_ = VAE(**self._params_for(table, name, groups, seed)).fit(frame, sample_weight=groups.weights)
-        z, source, target, pattern = self._new_rows(frame, groups, seed)
-        drawn = self.vae_._decode(z, draws=Noise(seed, self.vae_._device).stream("entries"))
+        rows, z, source, target, pattern = self._new_rows(frame, groups, seed)
+        drawn = self.vae_._moved(rows, z, Noise(seed, self.vae_._device).stream("entries"))
         return (
             _stacked(X, _without_target(drawn, name, table, pattern), pattern),
             _taken(y, np.concatenate([np.arange(n), source]), None if groups.numbers is None else target),
@@ -194,11 +196,12 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
 
     def _new_rows(
         self, frame: Any, groups: Groups, seed: int
-    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
-        """Of the rows to be generated: latents [m, D]; the real rows that they are variations of, [m]; their targets,
-        as numbers or codes, [m]; real rows of their class, whichever, that have the same holes, [m]."""
+    ) -> tuple[Batch, torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the rows to be generated: the real rows that they are variations of, with their targets; latents [m, D];
+        the position of the former, [m]; their targets, as numbers or codes, [m]; real rows of their class, whichever,
+        that have the same holes, [m]."""
         rng, rows = np.random.default_rng(seed), self.vae_._rows(frame)
-        latents, parts = [], []
+        latents, parts, encoded = [], [], []
         for code, name in enumerate(groups.names):
             n = self.sampling_strategy_.get(name, 0)
             if n == 0:
@@ -213,11 +216,13 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
                 candidates.values[:, -1] = torch.from_numpy((target - column.offset) / column.scale)
             z, kept = self._variations(candidates, n, Noise(seed, rows.values.device), code)
             latents.append(z)
-            parts.append((source[kept], target[kept], _shared(members, n, rng)))
+            encoded.append(candidates.rows(kept))
+            at = kept.cpu().numpy()
+            parts.append((source[at], target[at], _shared(members, n, rng)))
         sources, targets, patterns = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return torch.cat(latents), sources, targets, patterns
+        return Batch.joined(encoded), torch.cat(latents), sources, targets, patterns
 
-    def _variations(self, rows: Batch, n: int, noise: Noise, number: int) -> tuple[torch.Tensor, np.ndarray]:
+    def _variations(self, rows: Batch, n: int, noise: Noise, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [n, D] from the posteriors of n of the rows, and which of them these are.
 
         Those for which p(y|z) is large: a sample without replacement, weighted by it (Efraimidis & Spirakis 2006).
@@ -233,7 +238,7 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
                 latents.append(z[0])
                 keys.append(log_p - torch.log(-torch.log(u[piece.index])))
         kept = torch.cat(keys).topk(n).indices
-        return torch.cat(latents)[kept], kept.cpu().numpy()
+        return torch.cat(latents)[kept], kept
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

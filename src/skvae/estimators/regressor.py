@@ -54,8 +54,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         predicts held-out targets better; `trials_` and `history_.info` show it.
     n_estimators : int or "auto"
         Members of an ensemble, which differ in their weights at first, in the noise of their training and in the
-        rows that are held out to choose by. The predictive distribution is the mixture of theirs. "auto": 5 for 100
-        to 20,000 rows, all with a target, if `max_epochs` is left open and `quality` is not "fast"; else 1.
+        rows that are held out to choose by. The predictive distribution is the mixture of theirs. "auto": of
+        100 or more rows, all with a target, 5, or as many as together see some 100,000, if `max_epochs` is left open
+        and `quality` is not "fast"; else 1.
     calibration_fraction : float
         Share of the labelled rows (at least 20, at most 1,000) that serve nothing but `predict_interval`; 0 for
         none. None are set aside below 100 labelled rows.
@@ -312,7 +313,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         targets = [replace(column, name=f"\0{column.name}") for column in self._columns]
         undecided = Table(_renamed(likelihood)).undecided(targets)
         seed = new_seed(self.get_params(deep=False)["random_state"])
-        made = choose([*first, *targets], undecided, joined, seed) if undecided else {}
+        made = choose([*first, *targets], undecided, joined, seed, of_targets=True) if undecided else {}
         return Table(table.likelihood, {name.removeprefix("\0"): choice.likelihood for name, choice in made.items()})
 
     def _candidates(self, partly_labelled: bool) -> list[str]:

@@ -35,8 +35,9 @@ _MIN_LABELLED_FOR_BINS = 300
 _MIN_LABELLED_SHARE = 0.25
 # Draws of z for a prediction through p(y|z), and rows predicted at once.
 _N_DRAWS, _ROWS_AT_ONCE = 64, 2048
-# Members of an ensemble where that is left open, up to so many rows: beyond, they agree, and each takes long.
-_MEMBERS, _MAX_ROWS_FOR_MEMBERS = 5, 20_000
+# Members of an ensemble where that is left open, at most, and rows that they may have together: the more rows, the
+# more they agree, and the longer each takes.
+_MEMBERS, _ROWS_OF_MEMBERS = 5, 100_000
 # Rows set aside for calibration, at least and at most.
 _MIN_CALIBRATION, _MAX_CALIBRATION = 20, 1_000
 # α per labelled row, but no less than for a hundred, lest few labels be outvoted, and no more than so much per column
@@ -280,8 +281,9 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             return int(params["n_estimators"])
         n_labelled = self._n_labelled(rows)
         in_a_hurry = params["quality"] == "fast" or params["max_epochs"] != "auto" or n_labelled < len(rows)
-        several = not in_a_hurry and _MIN_LABELLED_TO_SPLIT <= n_labelled <= _MAX_ROWS_FOR_MEMBERS
-        return _MEMBERS if several else 1
+        if in_a_hurry or n_labelled < _MIN_LABELLED_TO_SPLIT:
+            return 1
+        return min(_MEMBERS, max(1, round(_ROWS_OF_MEMBERS / n_labelled)))
 
     def _n_labelled(self, rows: Batch) -> int:
         return len(self._labelled(rows))
