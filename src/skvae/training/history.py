@@ -20,7 +20,8 @@ class History:
         "skipped_steps" (in this epoch, for a non-finite gradient) and the means over rows of the loss, the
         bound and every named term, as "train_…" and "validation_…", in nats.
     info : dict
-        "best_epoch", "stopped" (why), "n_train", "n_validation", "n_steps", "compiled", "device", "threads".
+        "best_epoch", "judged" (what was best in it: as a rule the held-out bound, nats; None without held-out rows),
+        "stopped" (why), "n_train", "n_validation", "n_steps", "compiled", "device", "threads".
 
     Examples
     --------

@@ -179,6 +179,7 @@ def fit(
             "steps": run.how,
             "compiled": run.compiled,
             "best_epoch": best_epoch or epoch,
+            "judged": best_bound if best_epoch else None,
             "n_steps": step,
         }
     model.eval()
