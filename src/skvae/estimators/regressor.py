@@ -313,7 +313,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         targets = [replace(column, name=f"\0{column.name}") for column in self._columns]
         undecided = Table(_renamed(likelihood)).undecided(targets)
         seed = new_seed(self.get_params(deep=False)["random_state"])
-        made = choose([*first, *targets], undecided, joined, seed, of_targets=True) if undecided else {}
+        made = choose([*first, *targets], undecided, joined, seed) if undecided else {}
         return Table(table.likelihood, {name.removeprefix("\0"): choice.likelihood for name, choice in made.items()})
 
     def _candidates(self, partly_labelled: bool) -> list[str]:

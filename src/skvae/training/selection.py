@@ -44,7 +44,7 @@ _N_FOLDS = 8
 # Nats per entry that are not worth another likelihood.
 _MIN_LEAD = 0.02
 # Whole numbers of a range no longer than this, of which most are repeated values, are nearly levels.
-_FEW_VALUES, _SHARE_OF_FEW = 40, 0.5
+_FEW_VALUES, _SHARE_OF_FEW = 40, 0.75
 # Whole numbers that spread this far have a smooth distribution function.
 _SMOOTH_SCALE = 100.0
 # Rows on which the gaps between neighbouring values are taken.
@@ -70,9 +70,8 @@ class Choice:
         return {"likelihood": repr(self.likelihood), "gain": self.gain}
 
 
-def candidates(column: Column, is_target: bool = False) -> list[Likelihood]:
-    """The likelihoods that come into question for a column, the one to be preferred among equals first: the simplest,
-    but for targets that are nearly levels."""
+def candidates(column: Column) -> list[Likelihood]:
+    """The likelihoods that come into question for a column, the simplest first."""
     default = default_likelihood(column.kind)
     if column.kind == Kind.ORDINAL:
         return [Ordinal(), default]
@@ -86,10 +85,9 @@ def candidates(column: Column, is_target: bool = False) -> list[Likelihood]:
         if dispersion >= 0.7 and column.offset <= 1000:
             found.append(NegativeBinomial())
         # Where the rest of a row tells the value exactly, as a name tells a code, levels say so; what is spread about
-        # a mean is sooner learned by the probe, and later left behind: of the scores of wines, inside training rows,
-        # by .01 to .03 nats. All of a model with a target serves that one column, so it may take the longer way.
+        # a mean is sooner learned by the probe, and later left behind.
         if _is_of_few_values(column):
-            return [Spikes(), *found] if is_target else [*found, Spikes()]
+            return [*found, Spikes()]
         found += [DiscretisedLogistic(), DiscretisedLogistic(n_components=3)]
         if column.scale >= _SMOOTH_SCALE:
             found.append(QuantileNormal(rounded=True))
@@ -109,16 +107,14 @@ def _is_of_few_values(column: Column) -> bool:
     return 2 < n_values <= _FEW_VALUES and len(column.spikes) >= _SHARE_OF_FEW * n_values
 
 
-def choose(
-    columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int, of_targets: bool = False
-) -> dict[str, Choice]:
+def choose(columns: Sequence[Column], undecided: Sequence[Column], rows: Batch, seed: int) -> dict[str, Choice]:
     """The likelihood of each undecided column by which a small probe predicts it best.
 
     The probe is one network for all columns and candidates: it sees all entries of a row but an eighth (or one)
     and predicts those, by every candidate at once. On rows held out from it the candidates are compared by the
     probability of what a rounded entry stands for (`Distribution.log_cell_prob`), which unlike a density cannot
     grow without bound; where no resolution is known, that is the median gap between neighbouring values. Of the
-    candidates within one standard error of the best, or 0.02 nats, the first is taken (Breiman, Friedman,
+    candidates within one standard error of the best, or 0.02 nats, the simplest is taken (Breiman, Friedman,
     Olshen & Stone 1984, section 3.4.3).
 
     Parameters
@@ -128,8 +124,6 @@ def choose(
         Those of them whose likelihood is to be chosen.
     rows : Batch [n, C]
     seed : int
-    of_targets : bool
-        Whether the undecided are what a model is to predict.
 
     Returns
     -------
@@ -138,9 +132,7 @@ def choose(
         more than 100 such columns.
     """
     wanted = {column.name for column in undecided}
-    open_to = {
-        j: found for j, c in enumerate(columns) if c.name in wanted and len(found := candidates(c, of_targets)) > 1
-    }
+    open_to = {j: found for j, c in enumerate(columns) if c.name in wanted and len(found := candidates(c)) > 1}
     if not open_to or len(open_to) > _MAX_COLUMNS or len(rows) < _MIN_ROWS:
         return {}
     thinning = min(4.0, max(1.0, sum(map(len, open_to.values())) / _FULL_WIDTH))
