@@ -10,7 +10,7 @@ class ColumnTypeError(ColumnError, TypeError):
 
 
 class ConstantColumnWarning(UserWarning):
-    """A column that was constant at fit, and so is not modelled, holds another value now."""
+    """A column that was constant at fit, or followed another, and so is not modelled, holds another value now."""
 
 
 class SamplingWarning(UserWarning):

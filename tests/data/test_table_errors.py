@@ -220,7 +220,7 @@ def test_later_rows_that_do_not_fit(case):
     with pytest.raises(ColumnError, match=message):
         schema.encode(table)
     if "level" not in message:
-        for method in (schema.changed_constants, lambda table: schema.decode(np.zeros((3, 5)), keep=table)):
+        for method in (schema.changed_columns, lambda table: schema.decode(np.zeros((3, 5)), keep=table)):
             with pytest.raises(ColumnError, match=message):
                 method(table)
 
@@ -230,7 +230,7 @@ def test_later_rows_that_do_not_fit(case):
 def test_a_column_may_be_all_missing_later(name, entries):
     schema = Schema.infer(read_table(FIT))
     table = read_table(FIT.assign(**{name: entries}))
-    assert schema.changed_constants(table) == []
+    assert schema.changed_columns(table) == []
     rows = schema.encode(table)
     filled = schema.decode(rows.values, keep=table)
     assert filled.dtypes.equals(FIT.dtypes)
@@ -248,7 +248,7 @@ def test_a_column_may_be_all_missing_later(name, entries):
 )
 def test_other_columns(X, message):
     schema = Schema.infer(read_table(FIT))
-    for method in (schema.encode, schema.changed_constants):
+    for method in (schema.encode, schema.changed_columns):
         with pytest.raises(ColumnError, match=message):
             method(read_table(X))
 

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     DATE = "date"
     CONSTANT = "constant"
     IDENTIFIER = "identifier"
+    DERIVED = "derived"
 
 
 NUMERIC = frozenset({Kind.CONTINUOUS, Kind.INTEGER, Kind.DATE})
@@ -46,7 +47,8 @@ class Column:
     label : int or None
         The name as it came where that was a number, as pandas allows.
     levels : tuple or None
-        Observed levels of a discrete column, in code order; the single value of a constant one.
+        Observed levels of a discrete column, in code order; the single value of a constant one; of a derived one,
+        what goes with each level of its source.
     categories : tuple or None
         Levels declared by the dtype (pandas `category`, polars `Enum`, Arrow dictionaries), of which
         `levels` are those that occur.
@@ -65,6 +67,8 @@ class Column:
         of 0.2 % of those observed, at most 128; of numeric kinds.
     quantiles : tuple of float
         33 quantiles at evenly spaced probabilities from 0 to 1, in the data's units, of numeric kinds.
+    source : str or None
+        Of a derived column, the name of the one that says the same.
     fresh : str, int or None
         Of an identifier, of which nothing else is known: what no entry at fit begins with, to be followed by a
         running number, or the first whole number above all entries.
@@ -85,6 +89,7 @@ class Column:
     missing: float = 0.0
     spikes: tuple[float, ...] = ()
     quantiles: tuple[float, ...] = ()
+    source: str | None = None
     fresh: str | int | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -157,7 +157,7 @@ class ImageSchema:
                 f"were {expected} at fit; scale the images as they were then, mark the pixel missing (NaN), or refit"
             )
 
-    def changed_constants(self, images: Images) -> list[str]:
+    def changed_columns(self, images: Images) -> list[str]:
         """None: constant pixels are modelled like all others."""
         return []
 
@@ -282,12 +282,15 @@ class ImageSchema:
 
 
 def infer_schema(
-    raw: Table | Images, column_kinds: Mapping[Any, str] | None = None, allowed: frozenset[Kind] = ANY_KIND
+    raw: Table | Images,
+    column_kinds: Mapping[Any, str] | None = None,
+    allowed: frozenset[Kind] = ANY_KIND,
+    as_they_are: Collection[Any] | None = None,
 ) -> Schema | ImageSchema:
     """The schema of a table or of images; the arguments are those of `Schema.infer`."""
     if isinstance(raw, Images):
         return ImageSchema.infer(raw, allowed)
-    return Schema.infer(raw, column_kinds, allowed)
+    return Schema.infer(raw, column_kinds, allowed, as_they_are)
 
 
 def schema_from_dict(state: dict[str, Any]) -> Schema | ImageSchema:

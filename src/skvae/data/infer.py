@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skvae.data.columns import NUMERIC, Column, Kind
+from skvae.data.derived import with_derived
 from skvae.data.identifiers import fresh
 from skvae.data.storage import DATE, PLURAL, TEXT, TRUTH
 from skvae.data.table import Table
@@ -33,16 +34,25 @@ _N_QUANTILES = 33
 _SPIKE_ROWS, _SPIKE_SHARE, _MAX_SPIKES = 20, 0.002, 128
 
 
-def infer_columns(table: Table, column_kinds: Mapping[Any, str], allowed: frozenset[Kind]) -> list[Column]:
+def infer_columns(
+    table: Table,
+    column_kinds: Mapping[Any, str],
+    allowed: frozenset[Kind],
+    as_they_are: Collection[Any] | None = None,
+) -> list[Column]:
     """Describe every column of a table; the arguments and errors are those of `Schema.infer`."""
     overrides = _overrides(table, column_kinds)
     facts = _numeric_facts(table)
-    return [_infer_column(table, i, facts, overrides.get(i), allowed) for i in range(len(table.names))]
+    columns = [_infer_column(table, i, facts, overrides.get(i), allowed) for i in range(len(table.names))]
+    if as_they_are is None:
+        return columns
+    named = {i for i, name in enumerate(table.names) if name in as_they_are}
+    return with_derived(table, columns, named | set(overrides))
 
 
 def _overrides(table: Table, column_kinds: Mapping[Any, str]) -> dict[int, Kind]:
     """The kinds asked for, by position."""
-    choices = [str(kind) for kind in Kind if kind != Kind.CONSTANT]
+    choices = [str(kind) for kind in Kind if kind not in (Kind.CONSTANT, Kind.DERIVED)]
     overrides = {}
     for key, kind in column_kinds.items():
         if key in table.labels:

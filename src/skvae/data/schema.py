@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Schema:
     ----------
     columns : tuple of Column
     modelled : tuple of Column
-        Those that are neither constant nor identifiers; the columns of a `Batch`, in order.
+        Those that are neither constant, nor identifiers, nor derived from another; the columns of a `Batch`, in
+        order.
     container : {"numpy", "pandas", "polars", "pyarrow"}
     n_rows : int
         Number of rows it was inferred from.
@@ -60,6 +61,10 @@ class Schema:
         positions = [i for i, column in enumerate(self.columns) if column.kind in MODELLED]
         self.modelled = tuple(self.columns[i] for i in positions)
         self._positions = np.array(positions, dtype=np.int64)
+        names = [column.name for column in self.columns]
+        self._sources = {
+            i: names.index(column.source) for i, column in enumerate(self.columns) if column.source is not None
+        }
         self._roles = [role_of(parse_type(column.storage)) or EMPTY for column in self.columns]
         self._offset = np.array([c.offset if c.kind in NUMERIC else 0.0 for c in self.modelled])
         self._scale = np.array([c.scale if c.kind in NUMERIC else 1.0 for c in self.modelled])
@@ -70,6 +75,7 @@ class Schema:
         table: Table,
         column_kinds: Mapping[Any, str] | None = None,
         allowed: frozenset[Kind] = ANY_KIND,
+        as_they_are: Collection[Any] | None = None,
     ) -> Schema:
         """Read the kinds off a table.
 
@@ -82,13 +88,16 @@ class Schema:
         allowed : frozenset of Kind
             Kinds that the likelihood can score: where a numeric column could be read in several ways, the
             most specific of these is taken.
+        as_they_are : collection of column names, optional
+            If given, columns that say the same as another (see `with_derived`) are derived from it, but for these and
+            those of `column_kinds`.
 
         Raises
         ------
         ColumnError
             A column without any entry, an override that the column cannot have, or no column that varies.
         """
-        columns = infer_columns(table, column_kinds or {}, allowed)
+        columns = infer_columns(table, column_kinds or {}, allowed, as_they_are)
         schema = cls(columns, table.container, table.n_rows, constraints_of(columns, table.numbers))
         if not schema.modelled:
             what = "an identifier" if columns[0].kind == Kind.IDENTIFIER else "constant"
@@ -146,12 +155,17 @@ class Schema:
             observed=torch.from_numpy(~missing) if has_missing else None,
         )
 
-    def changed_constants(self, table: Table) -> list[str]:
-        """Names of the columns that were constant at fit and hold another value now; see `changed_entries`."""
-        return [self.columns[i].name for i in self.changed_entries(table)]
+    def changed_columns(self, table: Table) -> list[str]:
+        """What is to be said of the columns of `changed_entries`: that one was constant, or followed another."""
+        return [
+            f"column '{self.columns[i].name}' "
+            + (f"followed '{self.columns[i].source}'" if i in self._sources else "was constant")
+            for i in self.changed_entries(table)
+        ]
 
     def changed_entries(self, table: Table) -> dict[int, np.ndarray]:
-        """Of the columns that were constant at fit and hold another value now, by position: where, bool [n].
+        """Of the columns that were constant at fit, or followed another, and hold another value now, by position:
+        where, bool [n].
 
         Raises
         ------
@@ -161,10 +175,18 @@ class Schema:
         self._check_columns(table)
         changed = {}
         for i, column in enumerate(self.columns):
-            if column.kind != Kind.CONSTANT:
+            if column.kind not in (Kind.CONSTANT, Kind.DERIVED):
                 continue
             assert column.levels is not None
-            differs = np.isnan(table.codes(i, column.levels)) & ~table.missing(i)
+            codes = table.codes(i, column.levels)
+            if column.kind == Kind.DERIVED:
+                expected = self._codes(table, self._sources[i], "missing")
+                differs = ~table.missing(i) & (codes != expected) & ~np.isnan(expected)
+                differs |= ~table.missing(i) & np.isnan(codes)
+                if differs.any():
+                    changed[i] = differs
+                continue
+            differs = np.isnan(codes) & ~table.missing(i)
             if self._roles[i] not in (TEXT, DATE) and differs.any():
                 # Differences that are rounding errors are not another value.
                 level, numbers = float(column.levels[0]), table.numbers[differs, i]
@@ -235,6 +257,10 @@ class Schema:
         for i, its in (given or {}).items():
             missing[i] = np.isnan(its)
             entries[i] = np.where(missing[i], 0.0, its).astype(entries[i].dtype)
+        for i, source in self._sources.items():
+            entries[i] = entries[source]
+            if source in missing:
+                missing[i] = missing[source] | missing.get(i, False)
         own, first = (identifiers, None) if isinstance(identifiers, Table) else (keep, identifiers)
         for i, column in enumerate(self.columns):
             if column.kind == Kind.IDENTIFIER:
@@ -271,7 +297,7 @@ class Schema:
         return _AT_FIT[self._roles[i]]
 
     def _codes(self, table: Table, i: int, handle_unknown: str) -> np.ndarray:
-        """Codes [n] of a discrete column, NaN where missing."""
+        """Codes [n] of a discrete column, NaN where it is missing, and so is all that was derived from it."""
         column = self.columns[i]
         assert column.levels is not None
         codes = table.codes(i, column.levels)
@@ -281,6 +307,11 @@ class Schema:
                 f"column '{column.name}' holds {table.entry(i, row)} (row {row}), a level not seen at fit "
                 f"({self._contents(i)}); mark it missing (NaN), set handle_unknown='missing', or refit"
             )
+        for j, source in self._sources.items():
+            if source == i and (hole := table.missing(i)).any():
+                known = self.columns[j].levels
+                assert known is not None
+                codes = np.where(hole & np.isnan(codes), table.codes(j, known), codes)
         return codes
 
     def to_dict(self) -> dict[str, Any]:
@@ -341,7 +372,8 @@ class Schema:
             first, *last = (np.datetime_as_string(np.datetime64(int(bound), "us"), "D") for bound in bounds)
             return " to ".join([first, *last])
         if column.levels is not None:
-            shown = ", ".join(show(level) for level in column.levels[:_SHOWN_LEVELS])
+            follows = f"follow {column.source}: " if column.source is not None else ""
+            shown = follows + ", ".join(show(level) for level in column.levels[:_SHOWN_LEVELS])
             return shown + (f", … {column.cardinality} levels" if column.cardinality > _SHOWN_LEVELS else "")
         step = f" in steps of {column.resolution:g}" if 0 < column.resolution < 1 else ""
         return f"{column.lower:g} to {column.upper:g}{step}"

@@ -117,7 +117,10 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         seed = new_seed(params["random_state"])
         labelled = target is not None and not bool(target.isnan().any())
         if anew:
-            schema = infer_schema(table, params["column_kinds"], Table(params["likelihood"]).kinds)
+            likelihood, ignored = params["likelihood"], params["missing"] == "ignore"
+            named = list(likelihood) if isinstance(likelihood, Mapping) else []
+            # Where holes are modelled, each column has its own.
+            schema = infer_schema(table, params["column_kinds"], Table(likelihood).kinds, named if ignored else None)
             if isinstance(table, RawTable):
                 warn_of_identifiers(table, params["column_kinds"] or {})
             settings = settle(params, schema, table.n_rows, labelled)

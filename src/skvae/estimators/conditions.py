@@ -103,7 +103,10 @@ class Conditions:
             condition, asked = read.discrete(what) if column.levels is not None else read.numeric(what)
             if column.kind == Kind.CONSTANT:
                 continue
-            self.encoded[modelled.index(column.name)] = condition
+            j = modelled.index(column.source or column.name)
+            if j in self.encoded:  # of a column and one derived from it
+                condition = _both(schema, wanted, condition, self.encoded[j])
+            self.encoded[j] = condition
             if asked is not None:
                 self._asked[i] = asked
         self.absent = tuple(absent)
@@ -262,6 +265,20 @@ class _Reader:
 
     def _error(self, what: str, why: str, remedy: str) -> ColumnError:
         return _error(self.column, what, why, remedy)
+
+
+def _both(schema: Schema, wanted: Mapping[Any, Any], one: Condition, other: Condition) -> Condition:
+    """Both of two conditions on the levels of a column."""
+    assert isinstance(one, OneOf)
+    assert isinstance(other, OneOf)
+    values = tuple(value for value in one.values if value in other.values)
+    if not values:
+        pairs = {column.name: column.source for column in schema.columns if column.source in wanted}
+        raise ColumnError(
+            f"conditions {dict(wanted)!r}: no row of the data meets all of them, as {pairs} follow each other; leave "
+            "one of them out"
+        )
+    return OneOf(values)
 
 
 def _error(column: Column, what: str, why: str, remedy: str) -> ColumnError:

@@ -73,11 +73,11 @@ class ReadsRows(TakesTables):
 
     def _encode(self, table: Any) -> Batch:
         """Rows on the model's device."""
-        changed = self.schema_.changed_constants(table)
+        changed = self.schema_.changed_columns(table)
         if changed:
             warnings.warn(
-                f"column '{changed[0]}' was constant at fit and holds another value now; it is not modelled "
-                "and so passed over: refit with rows in which it varies",
+                f"{changed[0]} at fit and holds another value now; it is not modelled and so passed over: refit with "
+                "rows in which it varies",
                 ConstantColumnWarning,
                 stacklevel=4,
             )
