@@ -229,7 +229,7 @@ def test_rows_at_other_targets(model):
     assert (answers[0] < answers[1]).mean() > 0.95
     assert (answers[1] < answers[2]).mean() > 0.95
     (same,) = model.traverse(X[:1], model.predict(X[:1]))
-    np.testing.assert_allclose(same, model.vae_.reconstruct(X[:1]), atol=1e-4)
+    np.testing.assert_allclose(same, X[:1], atol=1e-3)
 
 
 def test_latents_grow_along_the_direction(model):

@@ -80,24 +80,28 @@ class Answers(BaseVAE):
                     pieces.append(self.model_.missing.with_holes(distribution.icdf(u).squeeze(0), draws))
         return self.schema_.decode(to_numpy(torch.cat(pieces)), index=index, identifiers=identifiers)
 
-    def _moved(self, rows: Batch, z: torch.Tensor, stream: torch.Generator) -> Any:
-        """A table of the rows as they would be at other latents z [n, D].
+    def _moved(
+        self, rows: Batch, z: torch.Tensor, onto: torch.Tensor, stream: torch.Generator, of: Any = None
+    ) -> Any:
+        """A table of the rows as they would be at other latents, `onto` [n, D] instead of z [n, D].
 
-        What is left of an entry beside the row's own latents, its probability level given their posterior mean, stays
-        as it is (abduction, action and prediction: Pearl 2009, section 7.1). The level of a discrete entry is drawn
-        from the interval that stands for it; missing entries draw theirs too.
+        What z does not say of an entry, its probability level given z, stays as it is (abduction, action and
+        prediction: Pearl 2009, section 7.1). The level of a discrete entry is drawn
+        from the interval that stands for it; missing entries draw theirs too. Rows `of` a table keep its index and
+        its identifiers.
         """
         half = torch.tensor([_half_step(column) for column in self.schema_.modelled], device=z.device)
         pieces = []
         with self._answering(len(z)):
-            for piece, there in zip(rows.chunks(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True):
-                here = self.model_.decode(self.model_.encode(piece).mean.unsqueeze(0))
+            latents = zip(z.split(ROWS_AT_ONCE), onto.split(ROWS_AT_ONCE), strict=True)
+            for piece, ends in zip(rows.chunks(ROWS_AT_ONCE), latents, strict=True):
+                here, there = (self.model_.decode(end.unsqueeze(0)) for end in ends)
                 drawn = open_uniform((1, len(piece), self.model_.n_columns), stream)
                 level = torch.lerp(here.cdf(piece.values - half), here.cdf(piece.values), drawn)
                 level = level if piece.observed is None else torch.where(piece.observed, level, drawn)
-                moved = self.model_.decode(there.unsqueeze(0)).icdf(level.clamp(_LEAST, 1 - _LEAST))
-                pieces.append(moved.squeeze(0))
-        return self.schema_.decode(to_numpy(torch.cat(pieces)), index=None, identifiers=0)
+                pieces.append(there.icdf(level.clamp(_LEAST, 1 - _LEAST)).squeeze(0))
+        own = {} if of is None else {"index": of.index, "identifiers": of}
+        return self.schema_.decode(to_numpy(torch.cat(pieces)), **own)
 
 
 def _half_step(column: Column) -> float:

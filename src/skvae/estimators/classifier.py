@@ -199,7 +199,11 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return self._rows_from(z, noise), self.classes_[codes]
 
     def traverse(self, X: Any, y_values: Any) -> list[Any]:
-        """Each row as it would look in other classes: z stays as it is, or moves by what sets the classes apart.
+        """Each row as it would look in other classes, all else that sets it apart left as it is.
+
+        z stays as it is and the label changes, or z moves by what sets the classes apart; what they do not say of an
+        entry, its probability level given them, stays what it was (Pearl 2009, section 7.1). Missing entries are
+        drawn.
 
         Parameters
         ----------
@@ -218,31 +222,45 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         rows = member._encode(table) if member is self.vae_ else member._rows(self._features(X))
         z = member._means(rows)
         now = self._log_probs(rows).argmax(1)
+
+        def labelled(codes: np.ndarray) -> torch.Tensor:
+            labels = torch.eye(len(self.classes_), dtype=z.dtype, device=z.device)[
+                torch.from_numpy(codes).to(z.device)
+            ]
+            return torch.cat([z[:, : -len(self.classes_)], labels], dim=1)
+
         found = []
         for code in codes:
             target = np.full(len(rows), code)
             if self._task.structure == "m2":
-                n_labels = len(self.classes_)
-                labels = torch.eye(n_labels, dtype=z.dtype, device=z.device)[torch.from_numpy(target).to(z.device)]
-                moved = torch.cat([z[:, :-n_labels], labels], dim=1)
+                found.append(self._rows_moved(table, rows, labelled(now), labelled(target)))
             else:
-                moved = z + torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
-            found.append(self._rows_from(moved, of=table))
+                step = torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
+                found.append(self._rows_moved(table, rows, z, z + step))
         return found
 
     # -- M1 + M2
 
-    def _rows_from(self, z: torch.Tensor, noise: Noise | None = None, of: Any = None) -> Any:
-        """Rows for latents of the first member: draws with noise, else means and modes; those `of` a table keep its
-        index and its identifiers."""
+    def _rows_from(self, z: torch.Tensor, noise: Noise) -> Any:
+        """Draws of rows for latents of the first member."""
         member = self.estimators_[0]
-        stream = None if noise is None else noise.stream("entries")
-        own = {} if of is None else {"index": of.index, "identifiers": of}
+        decoded = member._decode(z, draws=noise.stream("entries"))
         if member is self.vae_:
-            return member._decode(z, draws=stream, **own)
-        decoded = member._decode(z, draws=stream)
-        below = torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
-        return self.vae_._decode(below, draws=None if noise is None else noise.stream("entries below"), **own)
+            return decoded
+        return self.vae_._decode(self._below(decoded), draws=noise.stream("entries below"))
+
+    def _rows_moved(self, table: Any, rows: Batch, z: torch.Tensor, onto: torch.Tensor) -> Any:
+        """The rows of a table, which the first member has as `rows`, at other latents of it; see `VAE._moved`."""
+        member = self.estimators_[0]
+        if member is self.vae_:
+            return member._moved(rows, z, onto, member._noise.stream("moved"), table)
+        below = self._below(member._moved(rows, z, onto, member._noise.stream("moved")))
+        its_rows = self.vae_._encode(table)
+        return self.vae_._moved(its_rows, self.vae_._means(its_rows), below, self.vae_._noise.stream("moved"), table)
+
+    def _below(self, decoded: Any) -> torch.Tensor:
+        """Latents of the VAE of the rows, from a table of them."""
+        return torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
 
     def _features(self, X: Any) -> Any:
         return self._m1.transform(X) if self._m1 is not None else X

@@ -154,7 +154,8 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
         seed = new_seed(self.random_state)
         self.vae_ = VAE(**self._params_for(table, name, groups, seed)).fit(frame, sample_weight=groups.weights)
         rows, z, source, target, pattern = self._new_rows(frame, groups, seed)
-        drawn = self.vae_._moved(rows, z, Noise(seed, self.vae_._device).stream("entries"))
+        stream = Noise(seed, self.vae_._device).stream("entries")
+        drawn = self.vae_._moved(rows, self.vae_._means(rows), z, stream)
         return (
             _stacked(X, _without_target(drawn, name, table, pattern), pattern),
             _taken(y, np.concatenate([np.arange(n), source]), None if groups.numbers is None else target),

@@ -210,9 +210,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         return X, wanted[:, 0].copy() if self._squeeze else wanted.copy()
 
     def traverse(self, X: Any, y_values: Any) -> list[Any]:
-        """Each row as it would look at other targets: what the latent says of it beside y stays as it is.
+        """Each row as it would look at other targets, all else that sets it apart left as it is.
 
-        Latents are moved along `latent_direction_` by as much as y is to change, and decoded to means and modes.
+        Latents are moved along `latent_direction_` by as much as y is to change; what they do not say of an entry,
+        its probability level given them, stays what it was (Pearl 2009, section 7.1). Missing entries are drawn.
 
         Parameters
         ----------
@@ -231,7 +232,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         z = self.vae_._means(rows)
         slopes = torch.tensor(self._slopes, dtype=z.dtype, device=z.device)
         return [
-            self.vae_._decode(z + (target - now).to(z) @ slopes, index=table.index, identifiers=table)
+            # By the same noise for all, so that they differ by the target alone.
+            self.vae_._moved(rows, z, z + (target - now).to(z) @ slopes, self.vae_._noise.stream("moved"), table)
             for target in self._standardised(wanted)
         ]
 

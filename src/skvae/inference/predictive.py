@@ -76,7 +76,7 @@ class Predictive:
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantile {wanted[~((wanted > 0) & (wanted < 1))][0]:g}: expected in (0, 1)")
         found = [self._in_units(torch.cat([_quantile(piece, float(p)) for piece in self._pieces])) for p in wanted]
-        if is_mass(self._pieces[0][0], len(self._columns)).all():
+        if is_mass(self._core[0][0], len(self._columns)).all():
             found = [np.rint(values) for values in found]  # what the float32 of standardised ones left of them
         return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
 

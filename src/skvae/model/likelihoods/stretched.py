@@ -36,7 +36,6 @@ class Stretched(Distribution):
 
     def __init__(self, core: Distribution, centre: Tensor, factor: Tensor, cell: Tensor, origin: Tensor) -> None:
         self.core, self._about, self.factor, self.origin = core, centre, factor, origin
-        self.log_unit = core.log_unit
         self.has_grid = cell > 0
         self.cell = torch.where(self.has_grid, cell, 1.0)
 
