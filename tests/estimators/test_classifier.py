@@ -68,7 +68,7 @@ def test_what_is_learned(model):
 def test_probabilities_are_tempered(m2):
     """softmax(log p / T), with the T at which held-out labels are likeliest, drawn a little towards 1."""
     rows = m2.vae_._rows(X)
-    log_p = m2._log_probs(rows)
+    log_p = m2._log_probs(m2.estimators_, rows)
     np.testing.assert_allclose(m2.predict_proba(X), special.softmax(log_p / m2.temperature_, axis=1), rtol=1e-6)
     np.testing.assert_array_equal(m2.predict(X), log_p.argmax(1))
     target = torch.from_numpy(Y.astype(np.float32)).unsqueeze(1)
@@ -83,6 +83,27 @@ def test_probabilities_are_tempered(m2):
     grid = np.exp(np.linspace(-1.5, 2.5, 2001))
     assert m2.temperature_ == pytest.approx(grid[np.argmin([cost(t) for t in grid])], rel=0.01)
     assert small(max_epochs=1).fit(X[:60], Y[:60]).temperature_ == 1  # no row was held out
+
+
+def test_the_members_of_an_ensemble_are_tempered_by_rows_they_have_not_seen():
+    model = small(structure="m2", n_estimators=3, max_epochs=3).fit(X, Y)
+    batch = model.vae_._rows(X)
+    batch = type(batch)(batch.values, target=torch.from_numpy(Y.astype(np.float32)).unsqueeze(1))
+    held_out = [model._held_out(batch, model.vae_._noise_seed, k)[1].index.numpy() for k in range(3)]
+    assert len(np.unique(np.concatenate(held_out))) == sum(map(len, held_out))
+    log_p = np.concatenate(
+        [model._log_probs([one], batch)[rows] for one, rows in zip(model.estimators_, held_out, strict=True)]
+    )
+    code = Y[np.concatenate(held_out)]
+
+    def cost(temperature):
+        log_q = special.log_softmax(log_p / temperature, axis=1)[np.arange(len(code)), code]
+        return 2 * np.log(temperature) ** 2 - log_q.sum()
+
+    grid = np.exp(np.linspace(-1.5, 2.5, 2001))
+    assert model.temperature_ == pytest.approx(grid[np.argmin([cost(t) for t in grid])], rel=0.01)
+    each = [special.softmax(model._log_probs([one], batch) / model.temperature_, axis=1) for one in model.estimators_]
+    np.testing.assert_allclose(model.predict_proba(X), np.mean(each, axis=0), rtol=1e-5)
 
 
 def test_held_out_rows_have_their_share_of_every_class(m2):
@@ -351,8 +372,8 @@ def test_an_ensemble_averages_probabilities(structure):
     for member in model.estimators_:
         one = pickle.loads(pickle.dumps(model))
         one.estimators_ = [member]
-        alone.append(np.exp(one._log_probs(rows)))
-    np.testing.assert_allclose(np.exp(model._log_probs(rows)), np.mean(alone, axis=0), atol=1e-5)
+        alone.append(np.exp(one._log_probs(one.estimators_, rows)))
+    np.testing.assert_allclose(np.exp(model._log_probs(model.estimators_, rows)), np.mean(alone, axis=0), atol=1e-5)
     assert not np.allclose(alone[0], alone[1], atol=1e-3)
 
 

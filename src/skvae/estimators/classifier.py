@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -86,8 +86,8 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
         planned epochs, and the chosen one for all of them, unless the quarter was already too long.
     temperature_ : float
-        By which the log-odds are divided: fitted on the rows that stopped the training (Guo, Pleiss, Sun & Weinberger
-        2017), 1 where there were none.
+        By which the log-odds of each member are divided: fitted on the rows that stopped its training (Guo, Pleiss,
+        Sun & Weinberger 2017), 1 where there were none.
     latent_direction_ : ndarray [n_classes, latent_dim]
     history_ : History
 
@@ -147,7 +147,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         """Probabilities of the classes, [n, n_classes], in the order of `classes_`."""
         check_is_fitted(self)
         rows = self.estimators_[0]._rows(self._features(X))
-        return np.exp(_tempered(self._log_probs(rows), self.temperature_))
+        return np.exp(self._log_probs(self.estimators_, rows, self.temperature_))
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, [n]."""
@@ -221,7 +221,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         table = self.vae_._table(X)
         rows = member._encode(table) if member is self.vae_ else member._rows(self._features(X))
         z = member._means(rows)
-        now = self._log_probs(rows).argmax(1)
+        now = self._log_probs(self.estimators_, rows).argmax(1)
 
         def labelled(codes: np.ndarray) -> torch.Tensor:
             labels = torch.eye(len(self.classes_), dtype=z.dtype, device=z.device)[
@@ -305,9 +305,9 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         return few and len(self.classes_) <= _MAX_ENUMERATED and not self._has_prior(VampPrior)
 
     def _finish(
-        self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
+        self, members: list[VAE], task: Task, train: Batch, held_out: list[Batch | None], calibration: Batch | None
     ) -> None:
-        super()._finish(members, task, train, validation, calibration)
+        super()._finish(members, task, train, held_out, calibration)
         self._put_m1_in_front()
 
     def _put_m1_in_front(self) -> None:
@@ -458,21 +458,23 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         rank[by_class] = torch.arange(len(code)) - start[code[by_class]]
         return order[((rank + 0.5) / counts[code]).argsort(stable=True).to(order.device)]
 
-    def _log_probs(self, rows: Batch) -> np.ndarray:
-        """log p(y|x) [n, K], not tempered."""
-        found = self._predictive_of(self.estimators_, rows)
+    def _log_probs(self, members: Sequence[VAE], rows: Batch, temperature: float = 1.0) -> np.ndarray:
+        """log p(y|x) [n, K], the mean of what members say at a temperature."""
         pieces = []
-        for piece in found._pieces:
-            each = [label_log_probs(part).exp().mean(0) for part in piece]
-            pieces.append(torch.stack(each).mean(0).clamp(min=1e-12).log())
-        return to_numpy(torch.cat(pieces)).astype(np.float64)
+        for piece in self._predictive_of(members, rows)._pieces:
+            each = [label_log_probs(part).double().exp().mean(0).clamp(min=1e-12).log() for part in piece]
+            tempered = torch.stack([(log_p / temperature).softmax(-1) for log_p in each])
+            pieces.append(tempered.mean(0).log())
+        return to_numpy(torch.cat(pieces))
 
-    def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
-        """The temperature at which held-out labels are likeliest."""
+    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
+        """The temperature at which labels are likeliest, those of each member's own held-out rows."""
         self.temperature_ = 1.0
-        if validation is None or validation.target is None:
+        labelled = [(member, rows, rows.target) for member, rows in held_out if rows.target is not None]
+        if not labelled:
             return
-        log_p, code = self._log_probs(validation), to_numpy(validation.target)[:, 0].astype(int)
+        log_p = np.concatenate([self._log_probs([member], rows) for member, rows, _ in labelled])
+        code = np.concatenate([to_numpy(target)[:, 0].astype(int) for _, _, target in labelled])
 
         def cost(log_temperature: float) -> float:
             log_q = _tempered(log_p, np.exp(log_temperature))[np.arange(len(code)), code]

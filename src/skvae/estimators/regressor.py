@@ -21,6 +21,7 @@ from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
+from skvae.inference.predictive import Predictive
 from skvae.model import StandardNormal, Table
 from skvae.model.checks import is_number
 from skvae.training import Noise
@@ -321,17 +322,22 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _candidates(self, partly_labelled: bool) -> list[str]:
         return ["joint", "prior"] if self._has_prior(StandardNormal) else ["joint"]
 
-    def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
+    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
         """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else.
 
         Stretched by the latter, where there are some: intervals do not depend on it, as a factor of all σ cancels,
-        but for the rounding of whole numbers.
+        but for the rounding of whole numbers. Else each member answers for the rows that it was not trained on.
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
-        held_out = validation if calibration is None else calibration
-        if held_out is None:
+        asked = (
+            [([member], rows) for member, rows in held_out]
+            if calibration is None
+            else [(self.estimators_, calibration)]
+        )
+        if not asked:
             return
-        found, y = self._predictive_of(self.estimators_, held_out), self._in_units(held_out)
+        found = Predictive.joined([self._predictive_of(members, rows) for members, rows in asked])
+        y = np.concatenate([self._in_units(rows) for _, rows in asked])
         self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
             found = found.stretched(self._spread)

@@ -103,13 +103,14 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             assert one._task is not None
             task = one._task
         one._fit_latent_density(train, validation, seed)  # all rows are made by its decoder
-        members = [one]
+        members, held_out = [one], [validation]
         for k in range(1, self._n_members(rows)):
             its_train, its_validation, _ = self._held_out(rows, seed, k)
             members.append(_trained(first, task, one.settings_, its_train, its_validation, seed + k))
+            held_out.append(its_validation)
         for member in members:
             member.history_.info |= {"structure": task.structure, "target_weight": task.weight}
-        self._finish(members, task, train, validation, calibration)
+        self._finish(members, task, train, held_out, calibration)
         return self
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
@@ -201,7 +202,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         for k, member in enumerate(members):
             member._train(rows, None, seed + k, decay=False)
         self.trials_ = []
-        self._finish(members, task, rows, None, None)
+        self._finish(members, task, rows, [], None)
         return self
 
     def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
@@ -222,25 +223,28 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
             )
         weight = self._row_weight(y, sample_weight)
         target = torch.from_numpy(y.astype(np.float32))
+        held_out = []
         for k, member in enumerate(self.estimators_):
             member.set_params(**self._member_params())
             rows, seed = member._begin(X, y, weight, anew=False, target=target)
             # By the same seed for all, lest the rows that calibrate had served a member.
-            held_out = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
-            train, validation, calibration = held_out
+            parts = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
+            train, validation, calibration = parts
+            held_out.append(validation)
             member._train(_repeated(train), validation, seed, decay=decay)
             if decay and k == 0:
                 member._fit_latent_density(train, validation, seed)
-        self._finish(self.estimators_, self._task, train, validation, calibration)
+        self._finish(self.estimators_, self._task, train, held_out, calibration)
         return self
 
     def _finish(
-        self, members: list[VAE], task: Task, train: Batch, validation: Batch | None, calibration: Batch | None
+        self, members: list[VAE], task: Task, train: Batch, held_out: list[Batch | None], calibration: Batch | None
     ) -> None:
         self.estimators_, self.vae_ = members, members[0]
         self.structure_, self.target_weight_, self._task = task.structure, task.weight, task
         self._slopes = self._latent_slopes(train)
-        self._calibrate(validation, calibration)
+        own = [(member, rows) for member, rows in zip(members, held_out, strict=False) if rows is not None]
+        self._calibrate(own, calibration)
 
     def _check_own(self) -> None:
         """Refuse own parameters that are out of range."""
@@ -297,8 +301,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
     def _held_out(self, rows: Batch, seed: int, member: int = 0) -> tuple[Batch, Batch | None, Batch | None]:
         """Rows to train a member on, labelled ones to choose by, and labelled ones that serve calibration alone.
 
-        The last are the same for all members. Where there are some, each member has others of the rest to choose by,
-        so that hardly a row is lost to the training of an ensemble; else all choose by, and calibrate on, the same.
+        The last are the same for all members. Each member has others of the rest to choose by, so that hardly a row
+        is lost to the training of an ensemble.
         """
         params = self.get_params(deep=False)
         order = self._order(rows, Noise(seed, "cpu").stream("split"))
@@ -313,7 +317,7 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
                 f"none of {n} labelled rows to train on; choose smaller ones"
             )
         calibration, others = order.split([n_calibration, n - n_calibration])
-        validation = (others.roll(-member * n_validation) if n_calibration else others)[:n_validation]
+        validation = others.roll(-member * n_validation)[:n_validation]
         rest = torch.ones(len(rows), dtype=torch.bool, device=order.device)
         rest[torch.cat([calibration, validation])] = False
         return (
@@ -494,7 +498,8 @@ class SupervisedVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TakesVAEP
         labelled = self._labelled(rows)
         return labelled[torch.randperm(len(labelled), generator=stream).to(labelled.device)]
 
-    def _calibrate(self, validation: Batch | None, calibration: Batch | None) -> None:
+    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
+        """Fit what is fitted after training; `held_out` has the members with the rows that each has chosen by."""
         raise NotImplementedError
 
 

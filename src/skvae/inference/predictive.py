@@ -52,6 +52,12 @@ class Predictive:
         if spread is not None and (spread != 1).any():
             self._pieces = [self._stretched(piece, spread) for piece in self._core]
 
+    @classmethod
+    def joined(cls, predictions: Sequence[Predictive]) -> Predictive:
+        """The predictions of several sets of rows, of the same targets, one after another; unstretched."""
+        first = predictions[0]
+        return cls([piece for part in predictions for piece in part._core], first._columns, None, first._squeeze)
+
     def stretched(self, spread: np.ndarray | None) -> Predictive:
         """The same prediction with another spread."""
         return Predictive(self._core, self._columns, spread, self._squeeze)
