@@ -14,6 +14,8 @@ from skvae.data.table import Table
 _MAX_LEVELS, _MIN_ROWS_OF_LEVEL = 128, 10
 # Rows that refute most pairs; those that are left are compared in all.
 _SCREENED = 2_000
+# Of more columns of levels than this nothing is derived: the work grows with the square of their number.
+_MAX_SOURCES = 200
 
 
 def with_derived(table: Table, columns: Sequence[Column], settled: Collection[int]) -> list[Column]:
@@ -28,7 +30,10 @@ def with_derived(table: Table, columns: Sequence[Column], settled: Collection[in
         Positions of columns that stay what they are.
     """
     found = list(columns)
-    coded = {i: pair for i, column in enumerate(columns) if (pair := _codes(table, i, column)) is not None}
+    sizes = {c.cardinality for c in columns if c.is_discrete and c.cardinality <= _MAX_LEVELS}
+    if not sizes or sum(column.is_discrete for column in columns) > _MAX_SOURCES:
+        return found
+    coded = {i: pair for i, column in enumerate(columns) if (pair := _codes(table, i, column, sizes)) is not None}
     for i, (codes, values) in coded.items():
         if not columns[i].is_discrete or found[i].kind == Kind.DERIVED:
             continue
@@ -45,10 +50,11 @@ def with_derived(table: Table, columns: Sequence[Column], settled: Collection[in
     return found
 
 
-def _codes(table: Table, i: int, column: Column) -> tuple[np.ndarray, tuple] | None:
-    """The entries of a column as positions [n] in its values, −1 where missing; None if it has too many."""
+def _codes(table: Table, i: int, column: Column, sizes: set[int]) -> tuple[np.ndarray, tuple] | None:
+    """The entries of a column as positions [n] in its values, −1 where missing; None if it has another number of
+    values than `sizes`."""
     if column.is_discrete:
-        if column.cardinality > _MAX_LEVELS:
+        if column.cardinality not in sizes:
             return None
         assert column.levels is not None
         codes, levels = table.codes(i, column.levels), column.levels
@@ -56,11 +62,11 @@ def _codes(table: Table, i: int, column: Column) -> tuple[np.ndarray, tuple] | N
     if column.kind not in (Kind.INTEGER, Kind.CONTINUOUS):
         return None
     numbers = table.numbers[:, i]
-    if len(np.unique(numbers[:_SCREENED])) > _MAX_LEVELS + 1:
+    if len(np.unique(numbers[:_SCREENED])) > max(sizes) + 1:  # and a missing one
         return None
     seen, codes = np.unique(numbers, return_inverse=True)  # missing ones come last
     n_seen = int((~np.isnan(seen)).sum())
-    if n_seen > _MAX_LEVELS:
+    if n_seen not in sizes:
         return None
     values = tuple(int(x) if column.kind == Kind.INTEGER else float(x) for x in seen[:n_seen])
     return np.where(codes < n_seen, codes, -1), values

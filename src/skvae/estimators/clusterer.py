@@ -42,8 +42,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     A VAE with the standard normal prior is trained first, of few rows (up to 5,000) the best of two or three, by
     held-out rows; mixtures of normals are fitted to draws from q(z|x) from many starts, and the most likely one
-    becomes the prior with which training goes on. Everything is chosen by bounds
-    and likelihoods. Columns of any kind, with entries missing, do as everywhere.
+    becomes the prior with which training goes on. Everything is chosen by bounds and likelihoods. Columns of any
+    kind, with entries missing, do as everywhere.
 
     Parameters
     ----------
