@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -12,17 +11,15 @@ import torch
 from scipy.optimize import minimize_scalar
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skvae import persistence
 from skvae.data.batch import Batch
-from skvae.data.columns import Column, Kind
+from skvae.data.columns import Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
+from skvae.estimators.labels import TakesLabels, plain_labels
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
-from skvae.estimators.sampling_strategy import missing_targets
-from skvae.estimators.supervised import _MIN_LABELLED_TO_SPLIT, SupervisedVAE
+from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.model import Categorical, Objective, Regulariser, Sum, Table, VampPrior
@@ -39,7 +36,7 @@ _FEW = 0.1
 _TEMPERATURE_SPREAD = 0.5
 
 
-class VAEClassifier(ClassifierMixin, SupervisedVAE):
+class VAEClassifier(ClassifierMixin, TakesLabels):
     """Classification by a variational autoencoder of rows and labels, from all labels or a few.
 
     One model predicts labels with calibrated probabilities, generates rows of a wanted class, and learns from rows
@@ -137,7 +134,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
         fitted = self.__sklearn_is_fitted__()
         if classes is not None and fitted and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes!r} is not the same as at the first call, {self.classes_!r}")
-        self._expected = None if classes is None or fitted else np.unique(_plain(np.asarray(classes)))
+        self._expected = None if classes is None or fitted else np.unique(plain_labels(np.asarray(classes)))
         try:
             return super().partial_fit(X, y, sample_weight=sample_weight)
         finally:
@@ -301,7 +298,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _has_few_labels(self, y: np.ndarray) -> bool:
         """Whether there are so few that what sets the rows apart is to be learned from all of them first."""
         n_labelled = int((~np.isnan(y)).sum())
-        few = _MIN_LABELLED_TO_SPLIT <= n_labelled < _FEW * len(y)
+        few = MIN_LABELLED_TO_SPLIT <= n_labelled < _FEW * len(y)
         return few and len(self.classes_) <= _MAX_ENUMERATED and not self._has_prior(VampPrior)
 
     def _finish(
@@ -327,104 +324,7 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     # -- what SupervisedVAE asks
 
     _m1: VAE | None = None
-    _expected: np.ndarray | None = None
     temperature_: float = 1.0
-
-    def _targets(self, y: Any, *, reset: bool) -> np.ndarray:
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        if isinstance(y, str):
-            raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
-        name = str(getattr(y, "name", None) or "y")
-        y = column_or_1d(np.asarray(y), warn=True)
-        if reset:
-            self._mark = self._settled_mark(y)
-        unlabelled = self._unmarked(y)
-        known = _plain(y[~unlabelled])
-        if len(known) == 0:
-            raise ValueError("y holds no label: every row is unlabelled; use VAE or VAEClusterer, which need none")
-        if known.dtype.kind == "f" and np.isinf(known).any():
-            row = np.flatnonzero(~unlabelled)[np.isinf(known)][0]
-            raise ValueError(f"y contains infinity (row {row}); mark the row unlabelled (NaN), or give it a label")
-        check_classification_targets(known)
-        if reset:
-            classes, counts = np.unique(known, return_counts=True)
-            if self._expected is not None:
-                classes = self._expected
-            elif len(classes) < 2:
-                raise ValueError(f"y has only one class, {classes.tolist()[0]!r}; a classifier needs at least two")
-            elif counts.min() < 2 and len(known) >= _MIN_LABELLED_TO_SPLIT:
-                rare = classes.tolist()[counts.argmin()]
-                raise ValueError(
-                    f"class {rare!r} has one row, so that none could be held out; add rows of it, merge it with "
-                    "another class, or mark it unlabelled"
-                )
-            self.classes_ = classes
-            self._columns = (
-                Column(
-                    name=name,
-                    kind=Kind.CATEGORICAL,
-                    dtype="int64",
-                    levels=tuple(range(len(classes))),
-                ),
-            )
-        codes = np.full((len(y), 1), np.nan)
-        codes[~unlabelled, 0] = self._codes(known)
-        return codes
-
-    def _settled_mark(self, y: np.ndarray) -> Any:
-        """The mark of rows without a label; None for missing entries alone."""
-        mark = self.get_params(deep=False)["unlabelled"]
-        if not (isinstance(mark, str) and mark == "auto"):
-            return mark
-        if y.dtype.kind not in "iufO":
-            return None
-        y = y[~missing_targets(y)]
-        marked = np.array([_is_minus_one(value) for value in y], dtype=bool) if y.dtype.kind == "O" else y == -1
-        others = np.unique(y[~marked].astype(y.dtype if y.dtype.kind != "O" else str))
-        if marked.any() and len(others) == 1:
-            warnings.warn(
-                f"y holds nothing but -1 and {others[0]!s}: -1 is taken for a class; pass unlabelled=-1 if it marks "
-                "rows without a label, or unlabelled=None to say that it does not",
-                stacklevel=4,
-            )
-            return None
-        return -1
-
-    def _unmarked(self, y: np.ndarray) -> np.ndarray:
-        """Which rows have no label, [n]."""
-        missing = missing_targets(y)
-        if self._mark is None:
-            return missing
-        if y.dtype.kind == "O":
-            return np.array([gone or value == self._mark for value, gone in zip(y, missing, strict=True)], dtype=bool)
-        if isinstance(self._mark, str) != (y.dtype.kind in "US"):
-            return missing
-        return missing | (y == self._mark)
-
-    def _codes(self, y: np.ndarray) -> np.ndarray:
-        """Positions of labels in `classes_`."""
-        y = _plain(np.asarray(y))
-        is_text = [labels.dtype.kind in "US" for labels in (y, self.classes_)]
-        known = np.isin(y, self.classes_) if is_text[0] == is_text[1] else np.zeros(len(y), dtype=bool)
-        if not known.all():
-            raise ValueError(
-                f"y holds {y[~known].tolist()[0]!r}, a class not seen at fit; known are "
-                f"{', '.join(map(repr, self.classes_.tolist()))}: refit with rows of it"
-            )
-        return np.searchsorted(self.classes_, y)
-
-    def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
-        class_weight = self.get_params(deep=False)["class_weight"]
-        if class_weight is None:
-            return sample_weight
-        check_consistent_length(y, sample_weight)
-        labelled = ~np.isnan(y[:, 0])
-        labels = self.classes_[y[labelled, 0].astype(int)]
-        of_class = compute_class_weight(class_weight, classes=self.classes_, y=labels)
-        weight = np.ones(len(y))
-        weight[labelled] = of_class[y[labelled, 0].astype(int)]
-        return weight if sample_weight is None else weight * np.asarray(sample_weight)
 
     def _target_table(self, rows: Batch) -> Table:
         return Table(Categorical())
@@ -445,18 +345,6 @@ class VAEClassifier(ClassifierMixin, SupervisedVAE):
     def _default_task(self, rows: Batch) -> Task:
         task = super()._default_task(rows)
         return replace(task, structure="m2") if task.structure == "m1+m2" else task
-
-    def _order(self, rows: Batch, stream: torch.Generator) -> torch.Tensor:
-        """Stratified: any first part has its share of every class."""
-        order = super()._order(rows, stream)
-        assert rows.target is not None
-        code = rows.target[order, 0].long().cpu()
-        counts = torch.bincount(code)
-        by_class = code.argsort(stable=True)
-        start = counts.cumsum(0) - counts
-        rank = torch.empty_like(code)
-        rank[by_class] = torch.arange(len(code)) - start[code[by_class]]
-        return order[((rank + 0.5) / counts[code]).argsort(stable=True).to(order.device)]
 
     def _log_probs(self, members: Sequence[VAE], rows: Batch, temperature: float = 1.0) -> np.ndarray:
         """log p(y|x) [n, K], the mean of what members say at a temperature."""
@@ -514,18 +402,3 @@ def _tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
     scaled = log_p / temperature
     scaled = scaled - scaled.max(1, keepdims=True)
     return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
-
-
-def _plain(labels: np.ndarray) -> np.ndarray:
-    """Labels held as objects, none missing, in an array of their own type."""
-    if labels.dtype.kind != "O":
-        return labels
-    texts = [value for value in labels if isinstance(value, str)]
-    if texts and len(texts) < len(labels):
-        number = next(value for value in labels if not isinstance(value, str))
-        raise ValueError(f"y mixes text ({texts[0]!r}) and numbers ({number!r}); make the labels of one kind")
-    return np.array(labels.tolist())
-
-
-def _is_minus_one(value: Any) -> bool:
-    return not isinstance(value, (str, bytes)) and value == -1
