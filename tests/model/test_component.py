@@ -14,6 +14,7 @@ from skvae.model import (
     ContinuousBernoulli,
     ConvNet,
     DiagonalNormal,
+    FlowMatchingPrior,
     Gaussian,
     Likelihood,
     Network,
@@ -44,6 +45,7 @@ PARTS = [
     DiagonalNormal(),
     StandardNormal(),
     AutoregressivePrior(3, hidden_size=8),
+    FlowMatchingPrior(8, n_steps=4),
 ]
 every_part = pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 

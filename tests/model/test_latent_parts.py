@@ -6,6 +6,7 @@ import math
 import sys
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -19,6 +20,7 @@ from skvae.model import (
     ConditionalNormal,
     Deterministic,
     DiagonalNormal,
+    FlowMatchingPrior,
     FlowPosterior,
     FlowPrior,
     FullNormal,
@@ -77,14 +79,62 @@ def test_a_flow_prior_starts_as_the_standard_normal(latent_dim, n_context, trans
     torch.testing.assert_close(prior.sample(z, context), z)
 
 
+def wild(prior, by=0.5):
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return prior
+
+
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_flow_matching_starts_where_the_latents_are(n_context):
+    prior = FlowMatchingPrior().bind(3, n_context)
+    z, context = 5 + 2 * torch.randn(400, 3), torch.randn(400, n_context) if n_context else None
+    prior.look_at(z)
+    expected = stats.norm.logpdf(z, z.mean(0), z.std(0, correction=0)).sum(1)
+    np.testing.assert_allclose(prior.log_prob(z.unsqueeze(0), context)[0].detach(), expected, rtol=1e-4)
+    eps = torch.randn(400, 3)
+    torch.testing.assert_close(prior.sample(eps, context), z.mean(0) + z.std(0, correction=0) * eps)
+
+
+@pytest.mark.parametrize("n_blocks", [0, 2])
+def test_the_density_of_flow_matching_is_that_of_its_draws(n_blocks):
+    """Change of variables, with the determinant of the whole map by autograd."""
+    torch.manual_seed(0)
+    prior = wild(FlowMatchingPrior(8, n_blocks, n_steps=24).bind(3), by=0.3).double()
+    prior.look_at(torch.randn(50, 3).double() * 2 + 1)
+    eps = torch.randn(20, 3, dtype=torch.float64)
+    jacobian = torch.stack([torch.autograd.functional.jacobian(prior.sample, e) for e in eps])
+    expected = stats.norm.logpdf(eps).sum(1) - jacobian.det().abs().log().numpy()
+    found = prior.log_prob(prior.sample(eps).unsqueeze(0))[0].detach()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_loss_of_flow_matching_is_least_at_the_velocity_of_the_mean():
+    """Of latents in one place m, E(z − ε | x_t) = (m − x_t) / (1 − t), and no error is left."""
+    prior = FlowMatchingPrior(4, 0).bind(2)
+    m = torch.tensor([2.0, -1.0])
+    times = []
+    hidden = prior._hidden
+
+    def exact(x, t, context):
+        times.append(t)
+        return hidden(x, t, context)[0], (m - x) / (1 - t)
+
+    prior._hidden = exact
+    loss = prior.fitting_loss(m.expand(64, 2), torch.Generator().manual_seed(0))
+    assert loss.shape == (64,)
+    np.testing.assert_allclose(loss, 0, atol=1e-4)
+    gaps = times[0].flatten().sort().values.diff()
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 64), atol=1e-5, rtol=0)  # evenly spread
+
+
 @pytest.mark.parametrize("by", [0.5, 3.0])
 @pytest.mark.parametrize("transform", ["affine", "spline"])
 def test_draws_of_a_wild_flow_are_finite(by, transform):
     """What no training should make of it; in single precision."""
-    prior = FlowPrior(2, transform=transform).bind(3)
+    prior = wild(FlowPrior(2, transform=transform).bind(3), by)
     with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
         z = prior.sample(torch.randn(3_000, 3))
         assert torch.isfinite(z).all()
         assert torch.isfinite(prior.log_prob(z.unsqueeze(0))).all()
@@ -191,6 +241,9 @@ REFUSED = [
     (AutoregressivePrior(0), r"AutoregressivePrior\(n_components=0\)"),
     (AutoregressivePrior(hidden_size=0.5), r"AutoregressivePrior\(hidden_size=0.5\)"),
     (AutoregressivePrior(n_blocks=-1), r"AutoregressivePrior\(n_blocks=-1\)"),
+    (FlowMatchingPrior(0), r"FlowMatchingPrior\(hidden_size=0\)"),
+    (FlowMatchingPrior(n_blocks=-1), r"FlowMatchingPrior\(n_blocks=-1\)"),
+    (FlowMatchingPrior(n_steps=0.5), r"FlowMatchingPrior\(n_steps=0.5\)"),
     (FlowPrior(0), r"FlowPrior\(n_transforms=0\)"),
     (FlowPrior(hidden_sizes=8), r"FlowPrior\(hidden_sizes=8\): expected a sequence of whole numbers"),
     (FlowPrior(transform="cubic"), r"FlowPrior\(transform='cubic'\): expected one of \['affine', 'spline'\]"),

@@ -13,6 +13,7 @@ from skvae.model import (
     ConditionalNormal,
     Deterministic,
     DiagonalNormal,
+    FlowMatchingPrior,
     FlowPosterior,
     FlowPrior,
     FullNormal,
@@ -86,6 +87,8 @@ def make_priors():
         "conditional": spread(ConditionalNormal().bind(D, N_CONTEXT)),
         "autoregressive": spread(AutoregressivePrior(3, 12).bind(D)),
         "autoregressive, context": spread(AutoregressivePrior(2, 8, 1).bind(D, N_CONTEXT)),
+        "flow matching": spread(FlowMatchingPrior(8, 1).bind(D)),
+        "flow matching, context": spread(FlowMatchingPrior(8, 1).bind(D, N_CONTEXT)),
         "mixture, full": spread(GaussianMixture(4, covariance="full").bind(D), by=0.5),
     }
     return {

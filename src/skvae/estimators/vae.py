@@ -79,14 +79,14 @@ class VAE(Answers):
         the columns that had missing entries at fit: it then counts in the bound and in `score_samples`, which are
         of x and the mask, and in what `impute` fills in, and drawn rows have holes. Without such columns they
         change nothing.
-    latent_density : "auto", "mixture", "autoregressive", "flow", Prior or None
+    latent_density : "auto", "mixture", "autoregressive", "flow", "flow-matching", Prior or None
         Density of the latents that is fitted after training to draws from q(z|x), and from which new rows are then
         made; rarely do they lie as the prior has them. "auto" compares mixtures of normals (at quality "high" an
         `AutoregressivePrior` and a flow too) with the prior by held-out rows, and takes the simplest that is as good
-        as the best; below 300 rows, and of linear models, it keeps the prior. "mixture", "autoregressive" and "flow",
-        or an object such as GaussianMixture(20, covariance="full") or FlowPrior(), are fitted whether they are better
-        or not, and None keeps the prior of training. Models whose prior depends on a target keep it, whatever is
-        asked for.
+        as the best; below 300 rows, and of linear models, it keeps the prior. "mixture", "autoregressive", "flow" and
+        "flow-matching", or an object such as GaussianMixture(20, covariance="full") or FlowPrior(), are fitted
+        whether they are better or not, and None keeps the prior of training. Models whose prior depends on a target
+        keep it, whatever is asked for.
 
         Tables of 2,000 rows or more get more of it, where latent_density is "auto", prior "normal", objective "elbo",
         quality not "fast", and some thousand steps are planned: training opens with a fifth of the KL, which the

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from skvae.data.batch import Batch
 from skvae.model.posteriors.normal import NormalFamily
-from skvae.model.priors import AutoregressivePrior, FlowPrior, GaussianMixture, Prior
+from skvae.model.priors import AutoregressivePrior, FlowMatchingPrior, FlowPrior, GaussianMixture, Prior
 from skvae.model.vae import LatentVariableModel
 from skvae.training.engine import Optimizer, threads_for
 from skvae.training.randomness import Noise, seeded_torch
 from skvae.training.schedule import learning_rate_factor
 
-CHOICES = ("auto", "mixture", "autoregressive", "flow")
+CHOICES = ("auto", "mixture", "autoregressive", "flow", "flow-matching")
 # What scikit-learn calls the covariances of a mixture.
 COVARIANCE_TYPES = {"diagonal": "diag", "full": "full"}
 
@@ -97,8 +97,8 @@ def check_latent_density(value: Any) -> None:
     if not any(p.requires_grad for p in unbound.parameters()):
         raise ValueError(
             f"latent_density={value!r} has no parameters that could be fitted to latents; use 'mixture', "
-            "'autoregressive', 'flow', GaussianMixture(…), AutoregressivePrior(…) or FlowPrior(…), or None for the "
-            "prior of training"
+            "'autoregressive', 'flow', 'flow-matching', GaussianMixture(…), AutoregressivePrior(…), FlowPrior(…) or "
+            "FlowMatchingPrior(…), or None for the prior of training"
         )
 
 
@@ -125,11 +125,12 @@ def fit_latent_density(
     ----------
     train, validation : Batch
         Without a `validation`, a fifth of the training rows is held out from the densities.
-    choice : {"auto", "mixture", "autoregressive", "flow"} or Prior
+    choice : {"auto", "mixture", "autoregressive", "flow", "flow-matching"} or Prior
         "auto": mixtures of normals, at quality "high" also an `AutoregressivePrior`, from 2,000 rows on, and, if zuko
         is installed, a flow, and the prior of training, of which the simplest is taken that is as good as the best,
         up to the standard error of their difference or 0.01 nats.
-        "mixture": the best of the mixtures. "autoregressive", "flow", or a Prior: that.
+        "mixture": the best of the mixtures. "autoregressive", "flow", "flow-matching" (whose density takes too long
+        for "auto"), or a Prior: that.
     quality : {"fast", "default", "high"}
     go_on : bool
         Whether `choice` is a density that has been fitted to latents already, of which it is to take up some more.
@@ -156,10 +157,10 @@ def fit_latent_density(
         if isinstance(prior, GaussianMixture) and not go_on:
             _maximise_expectation(prior, few, noise.seed)
         else:
-            if isinstance(prior, AutoregressivePrior) and not go_on:
+            if not go_on:
                 prior.look_at(few)
             n_weights = sum(p.numel() for p in prior.parameters())
-            n_steps, learning_rate = _N_STEPS[quality], _LEARNING_RATE
+            n_steps, learning_rate = round(prior.fitting_steps * _N_STEPS[quality]), _LEARNING_RATE
             if go_on:
                 n_steps, learning_rate = round(_MORE_STEPS * n_steps), _MORE_LEARNING_RATE * learning_rate
             prior.requires_grad_(True)
@@ -184,6 +185,8 @@ def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_d
         return [flow]
     if choice == "autoregressive":
         return [autoregressive]
+    if choice == "flow-matching":
+        return [FlowMatchingPrior(hidden_size=hidden_size)]
     found: list[Prior] = [
         GaussianMixture(k, covariance)
         for covariance, sizes in _COMPONENTS[quality].items()
@@ -220,7 +223,7 @@ class Latents:
     """
 
     def __init__(self, model: LatentVariableModel, rows: Batch, n_rows: int, stream: torch.Generator) -> None:
-        self._stream = stream
+        self.stream = stream
         n = len(rows)
         if rows.weight is not None:
             rows = rows.rows(torch.multinomial(rows.weight, min(n, n_rows), True, generator=stream))
@@ -244,7 +247,7 @@ class Latents:
         """Draws of every row, [n, D]: `n_draws` of each, or as many as there are; only finite ones."""
         if self._posterior is not None:
             shape = (n_draws, *self._posterior.mean.shape)
-            z = self._posterior.rsample(torch.randn(shape, generator=self._stream, device=self._stream.device))
+            z = self._posterior.rsample(torch.randn(shape, generator=self.stream, device=self.stream.device))
         else:
             assert self._drawn is not None
             z = self._drawn[:n_draws]
@@ -253,13 +256,13 @@ class Latents:
 
     def random(self, n: int) -> Tensor:
         """Draws of random rows, [n, D]."""
-        chosen = torch.randint(self.n_rows, (n,), generator=self._stream, device=self._stream.device)
+        chosen = torch.randint(self.n_rows, (n,), generator=self.stream, device=self.stream.device)
         if self._posterior is not None:
             shape = (1, n, self._posterior.mean.shape[1])
-            eps = torch.randn(shape, generator=self._stream, device=self._stream.device)
+            eps = torch.randn(shape, generator=self.stream, device=self.stream.device)
             return self._posterior.rows(chosen).rsample(eps)[0]
         assert self._drawn is not None
-        draw = torch.randint(len(self._drawn), (n,), generator=self._stream, device=self._stream.device)
+        draw = torch.randint(len(self._drawn), (n,), generator=self.stream, device=self.stream.device)
         return self._drawn[draw, chosen]
 
 
@@ -299,13 +302,14 @@ def take_over(
 
 
 def _climb(prior: Prior, latents: Latents, held_out: Tensor, n_steps: int, learning_rate: float) -> None:
-    """Maximise the mean log-density of the latents by Adam; the best of a few looks at held-out ones is kept."""
+    """Fit to the latents by Adam; the best of a few looks at the mean log-density of held-out ones is kept."""
     batch_size = min(_BATCH_SIZE, max(32, latents.n_rows // 4))
-    n_steps = min(n_steps, max(_FEWEST_STEPS, _MAX_PASSES * latents.n_rows // batch_size))
+    most = max(_FEWEST_STEPS, _MAX_PASSES * latents.n_rows // batch_size)
+    n_steps = min(n_steps, round(prior.fitting_steps * most))
     optimizer = Optimizer([prior], _MAX_NORM)
     best, kept = -math.inf, optimizer.snapshot()
     for step in range(n_steps):
-        loss = -prior.log_prob(latents.random(batch_size).unsqueeze(0)).mean()
+        loss = prior.fitting_loss(latents.random(batch_size), latents.stream).mean()
         optimizer.step(loss, learning_rate * learning_rate_factor(step, n_steps, n_steps // 20))
         if (step + 1) % max(1, n_steps // _LOOKS) == 0:
             with torch.no_grad():

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from skvae.model.checks import check_whole
 from skvae.model.likelihoods.base import soft_limit
-from skvae.model.priors.base import Prior
+from skvae.model.priors.base import ScaledPrior
 
 # σ of a component lies between e^-5 and e^2, in units of the latent's own deviation.
 _LOWEST_LOG_SCALE, _HIGHEST_LOG_SCALE = -5.0, 2.0
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class AutoregressivePrior(Prior):
+class AutoregressivePrior(ScaledPrior):
     r"""Each latent given those before it is a mixture of normals, whose parameters one masked network gives.
 
     .. math:: p(z) = \prod_d \sum_k w_{dk} \, N(z_d; \mu_{dk}, \sigma_{dk}^2),
@@ -40,8 +40,6 @@ class AutoregressivePrior(Prior):
     """
 
     alias = "autoregressive"
-    centre: Tensor
-    unit: Tensor
     into: Tensor
     within: Tensor
     out_of: Tensor
@@ -72,8 +70,6 @@ class AutoregressivePrior(Prior):
         self.register_buffer("into", (degree[:, None] >= latent).float(), persistent=False)
         self.register_buffer("within", (degree[:, None] >= degree).float(), persistent=False)
         self.register_buffer("out_of", (given[:, None] > degree).float(), persistent=False)
-        self.register_buffer("centre", torch.zeros(latent_dim))
-        self.register_buffer("unit", torch.ones(latent_dim))
         self.first = nn.Linear(latent_dim, self.hidden_size)
         self.context = nn.Linear(n_context, self.hidden_size, bias=False) if n_context else None
         self.layers = nn.ModuleList(nn.Linear(self.hidden_size, self.hidden_size) for _ in range(2 * self.n_blocks))
@@ -86,12 +82,6 @@ class AutoregressivePrior(Prior):
             start[:, 1] = torch.linspace(-1.5, 1.5, self.n_components) if self.n_components > 1 else 0.0
             start[:, 2] = _raw_log_scale(0.5 if self.n_components > 1 else 1.0)
         return self
-
-    @torch.no_grad()
-    def look_at(self, z: Tensor) -> None:
-        """Take the centre and the deviations of latents [n, D] for the origin and the units."""
-        self.centre.copy_(z.mean(0))
-        self.unit.copy_(z.std(0, correction=0).clamp(min=1e-6))
 
     def mixtures(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Of each latent given those before it: logits, means and log σ [S, B, D, K], in its own units."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
 from skvae.data.batch import Batch
@@ -23,10 +24,13 @@ class Prior(Component):
         Standard normal numbers that a draw takes.
     width : int
         Numbers held for each latent that is scored; bounds how many are scored at once.
+    fitting_steps : float
+        Steps that fitting to latents takes, as a multiple of what other priors take.
     """
 
     latent_dim: int
     width: int = 0
+    fitting_steps: float = 1.0
 
     @property
     def n_noise(self) -> int:
@@ -49,6 +53,31 @@ class Prior(Component):
     def sample(self, eps: Tensor, context: Tensor | None = None) -> Tensor:
         """Latents [..., D] from standard normal noise `eps` [..., n_noise]."""
         raise NotImplementedError
+
+    def look_at(self, z: Tensor) -> None:
+        """Look at latents [n, D], once, before it is fitted to them."""
+
+    def fitting_loss(self, z: Tensor, stream: torch.Generator) -> Tensor:
+        """What is to be made small, in the mean, to fit it to latents [n, D], [n]."""
+        return -self.log_prob(z.unsqueeze(0))[0]
+
+
+class ScaledPrior(Prior):
+    """A prior that takes the centre and the deviations of latents for its origin and its units."""
+
+    centre: Tensor
+    unit: Tensor
+
+    def bind(self, latent_dim: int, n_context: int = 0) -> Self:
+        super().bind(latent_dim, n_context)
+        self.register_buffer("centre", torch.zeros(latent_dim))
+        self.register_buffer("unit", torch.ones(latent_dim))
+        return self
+
+    @torch.no_grad()
+    def look_at(self, z: Tensor) -> None:
+        self.centre.copy_(z.mean(0))
+        self.unit.copy_(z.std(0, correction=0).clamp(min=1e-6))
 
 
 ClosedForm = Callable[[Any, Any, Tensor | None], Tensor | None]
