@@ -105,7 +105,7 @@ class Conditions:
                 continue
             j = modelled.index(column.source or column.name)
             if j in self.encoded:  # of a column and one derived from it
-                condition = _both(schema, wanted, condition, self.encoded[j])
+                condition = _both(schema, column, wanted, condition, self.encoded[j])
             self.encoded[j] = condition
             if asked is not None:
                 self._asked[i] = asked
@@ -267,16 +267,17 @@ class _Reader:
         return _error(self.column, what, why, remedy)
 
 
-def _both(schema: Schema, wanted: Mapping[Any, Any], one: Condition, other: Condition) -> Condition:
-    """Both of two conditions on the levels of a column."""
+def _both(schema: Schema, column: Column, wanted: Mapping[Any, Any], one: Condition, other: Condition) -> Condition:
+    """Both of two conditions on what a column and one that says the same tell."""
     assert isinstance(one, OneOf)
     assert isinstance(other, OneOf)
     values = tuple(value for value in one.values if value in other.values)
     if not values:
-        pairs = {column.name: column.source for column in schema.columns if column.source in wanted}
+        source = column.source or column.name
+        alike = [c.name for c in schema.columns if source in (c.name, c.source) and c.name in wanted]
         raise ColumnError(
-            f"conditions {dict(wanted)!r}: no row of the data meets all of them, as {pairs} follow each other; leave "
-            "one of them out"
+            f"conditions {dict(wanted)!r}: no row of the data meets all of them, as columns {alike} say "
+            "the same of it; leave one of them out"
         )
     return OneOf(values)
 
