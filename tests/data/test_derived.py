@@ -74,9 +74,9 @@ def test_columns_asked_about_stay_what_they_are():
     }
     assert kinds(frame(), years="integer", letter="categorical")["letter"] == "categorical"
     assert kinds(frame(), as_they_are=None)["years"] == "integer"
-    asked = skvae.VAE(likelihood={"years": "poisson"}, max_epochs=1, random_state=0).fit(frame())
+    asked = skvae.VAE(likelihood={"years": "poisson"}, max_epochs=1, random_state=0).fit(frame(200))
     assert [column.name for column in asked.schema_.modelled] == ["years", "degree", "age"]
-    holes = frame().assign(age=lambda X: X["age"].where(X.index % 5 > 0))
+    holes = frame(200).assign(age=lambda X: X["age"].where(X.index % 5 > 0))
     with_masks = skvae.VAE(missing="self-masking", max_epochs=1, random_state=0).fit(holes)
     assert len(with_masks.schema_.modelled) == 4
     with pytest.raises(ColumnError, match="'years' the kind 'derived'; expected one of"):
