@@ -178,16 +178,12 @@ class Schema:
             if column.kind not in (Kind.CONSTANT, Kind.DERIVED):
                 continue
             assert column.levels is not None
-            codes = table.codes(i, column.levels)
+            codes, present = table.codes(i, column.levels), ~table.missing(i)
+            differs = np.isnan(codes) & present
             if column.kind == Kind.DERIVED:
                 expected = self._codes(table, self._sources[i], "missing")
-                differs = ~table.missing(i) & (codes != expected) & ~np.isnan(expected)
-                differs |= ~table.missing(i) & np.isnan(codes)
-                if differs.any():
-                    changed[i] = differs
-                continue
-            differs = np.isnan(codes) & ~table.missing(i)
-            if self._roles[i] not in (TEXT, DATE) and differs.any():
+                differs |= present & (codes != expected) & ~np.isnan(expected)
+            elif self._roles[i] not in (TEXT, DATE) and differs.any():
                 # Differences that are rounding errors are not another value.
                 level, numbers = float(column.levels[0]), table.numbers[differs, i]
                 differs[differs] = np.abs(numbers - level) > 1e-9 * np.abs(numbers)

@@ -86,9 +86,8 @@ class Answers(BaseVAE):
         """A table of the rows as they would be at other latents, `onto` [n, D] instead of z [n, D].
 
         What z does not say of an entry, its probability level given z, stays as it is (abduction, action and
-        prediction: Pearl 2009, section 7.1). The level of a discrete entry is drawn
-        from the interval that stands for it; missing entries draw theirs too. Rows `of` a table keep its index and
-        its identifiers.
+        prediction: Pearl 2009, section 7.1). The level of a discrete entry is drawn from the interval that stands for
+        it; missing entries draw theirs too. Rows `of` a table keep its index and its identifiers.
         """
         half = torch.tensor([_half_step(column) for column in self.schema_.modelled], device=z.device)
         pieces = []

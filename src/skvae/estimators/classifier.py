@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
@@ -365,7 +366,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         code = np.concatenate([to_numpy(target)[:, 0].astype(int) for _, _, target in labelled])
 
         def cost(log_temperature: float) -> float:
-            log_q = _tempered(log_p, np.exp(log_temperature))[np.arange(len(code)), code]
+            log_q = log_softmax(log_p / np.exp(log_temperature), axis=1)[np.arange(len(code)), code]
             # A few rows, all of them right, would ask for certainty: log T is held near 0 as by a normal prior.
             return 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2 - float(log_q.sum())
 
@@ -396,9 +397,3 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         self._mark = persistence.decode(state["mark"])
         self._slopes = self._slopes.astype(np.float32)
         self.temperature_ = state["temperature"]
-
-
-def _tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
-    scaled = log_p / temperature
-    scaled = scaled - scaled.max(1, keepdims=True)
-    return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
