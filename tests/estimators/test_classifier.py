@@ -284,7 +284,7 @@ def test_m2_stands_on_latents_whatever_the_columns_are(params):
     assert labels.tolist() == [1, 1, 1]
 
 
-NEIGHBOURLY = ELBO() + Neighbours(attraction=4, scale=1)
+NEIGHBOURLY = ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +298,7 @@ def test_m1_and_m2(objective, of_m1):
     assert model.structure_ == "m1+m2"
     assert [member.model_.structure for member in model.estimators_] == ["m2", "m2"]
     member = model.estimators_[0]
+    assert type(member.objective) is type(of_m1)
     np.testing.assert_array_equal(model.transform(X), member.transform(below.transform(X)))
     assert model.n_features_in_ == 4
     assert member.n_features_in_ == 2
@@ -359,7 +360,7 @@ def test_a_prior_of_one_s_own(prior):
 
 
 def test_m2_has_no_regularisers():
-    with pytest.raises(ValueError, match=r"objective=MMD\(\) compares the rows of a batch, of which structure='m2'"):
+    with pytest.raises(ValueError, match=r"objective=MMD\(\) compares the latents of .* and structure='m2' has"):
         small(structure="m2", objective="mmd").fit(X, Y)
     assert small(structure="auto", objective="mmd", max_epochs=1).fit(X, HOLES).structure_ == "joint"
 

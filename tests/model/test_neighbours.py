@@ -47,6 +47,36 @@ def test_pair_by_pair(attraction, scale, weight):
     assert torch.isfinite(terms.posterior.mean.grad).all()
 
 
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5, 0.5, 1.5, 0.5]])
+def test_pair_by_pair_of_labels(weight):
+    """Where labels are summed out, of which each row has three copies in a batch."""
+    generator = torch.Generator().manual_seed(6)
+    here, there = torch.rand(2, B, 3, generator=generator, dtype=torch.float64).softmax(-1)
+    w = torch.ones(B) if weight is None else torch.tensor(weight)
+    batch = Batch(torch.zeros(3 * B, 4), weight=None if weight is None else w.repeat(3))
+    supervision = SimpleNamespace(probs=here)
+    terms = SimpleNamespace(batch=batch, weight=batch.weight, supervision=supervision, partners=there)
+    expected = []
+    for i in range(B):
+        own = here[i] @ there[i]
+        others = sum(w[j] * (here[i] @ here[j] + here[i] @ there[j]) for j in range(B) if j != i)
+        expected.append(-math.log(own) + math.log(own + others))
+    found = Neighbours(attraction=4.0).penalty(terms)
+    np.testing.assert_allclose(found.named["neighbours"], expected * 3, rtol=1e-4)
+
+
+def test_copies_of_a_row_are_one_point():
+    rows = torch.tensor([[0.0], [0.1], [0.1], [5.0], [0.1], [5.2]])
+    part = Neighbours(n_neighbors=2)
+    model = SimpleNamespace(n_columns=1, embedding=lambda values, mask: values)
+    part.prepare(model, Batch(rows))
+    assert part.graph.tolist() == [[1, 3], [0, 3], [0, 3], [5, 1], [0, 3], [3, 1]]
+    others = part.partners_of_others(model, Batch(rows + 0.01), torch.Generator().manual_seed(0))
+    assert set(others.tolist()) <= {0, 1, 3, 5}
+    part.prepare(model, Batch(torch.zeros(3, 1)))
+    assert part.partners(torch.tensor([2, 1]), torch.Generator()).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("n_features", [3, 64])
 def test_the_graph_is_that_of_scikit_learn(n_features, monkeypatch):
     monkeypatch.setattr(neighbour_graph, "_AT_ONCE", 1000)  # several pieces
@@ -143,14 +173,15 @@ def test_added_to_others_with_holes_and_weights(X):
         assert np.isfinite(model.transform(holed)).all()
 
 
-def test_with_targets(X):
+@pytest.mark.parametrize("structure", ["joint", "m2", "m1+m2"])
+def test_with_targets(structure, X):
     y = load_digits().target[:400].copy()
     y[40:] = -1
     params = {
         "latent_dim": 4,
         "likelihood": "gaussian",
         "max_epochs": 3,
-        "structure": "joint",
+        "structure": structure,
         "target_weight": 10.0,
         "hidden_sizes": (16,),
         "random_state": 0,
@@ -158,6 +189,23 @@ def test_with_targets(X):
     model = VAEClassifier(objective=ELBO() + Neighbours(), **params).fit(X, y)
     assert np.isfinite(model.history_["train_neighbours"]).all()
     assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_neighbours_are_to_have_the_same_label(X):
+    y = load_digits().target[:400]
+    labels = np.full(400, -1)
+    for k in range(10):
+        labels[np.flatnonzero(y == k)[:3]] = k
+    params = {"structure": "m2", "hidden_sizes": (32,), "max_epochs": 20, "random_state": 0}
+    plain = VAEClassifier(objective="elbo", **params).fit(X, labels)
+    model = VAEClassifier(objective=ELBO() + Neighbours(n_neighbors=5), **params).fit(X, labels)
+    near = NearestNeighbors(n_neighbors=5).fit(X).kneighbors(return_distance=False)
+
+    def alike(model):
+        probs = model.predict_proba(X)
+        return np.mean([probs[i] @ probs[near[i]].T for i in range(400)])
+
+    assert alike(model) > alike(plain) + 0.1
 
 
 @pytest.mark.parametrize(

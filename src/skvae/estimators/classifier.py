@@ -23,7 +23,7 @@ from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
 from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
-from skvae.model import Categorical, Objective, Regulariser, Sum, Table, VampPrior
+from skvae.model import Categorical, Objective, Table, VampPrior
 from skvae.model.component import resolve
 from skvae.model.heads import label_log_probs
 from skvae.training import Noise
@@ -63,7 +63,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective
-        As that of `VAE`. "auto" is "elbo", and for the VAE below "m1+m2" ELBO() + Neighbours(attraction=4, scale=1):
+        As that of `VAE`. "auto" is "elbo", and of "m1+m2" ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1):
         rows of a label are mostly neighbours.
     unlabelled : "auto", None or label
         What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
@@ -265,7 +265,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()
-        return params | {"objective": if_open(params["objective"], "elbo")}
+        return params | {"objective": if_open(params["objective"], "elbo" if self._m1 is None else grouping())}
 
     def _member_params(self) -> dict[str, Any]:
         params = super()._member_params()
@@ -284,7 +284,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             "decoder": None,
             "missing": "ignore",
         }
-        if self._compares_rows():
+        if self._compares_latents():
             of_columns["objective"] = "elbo"  # the latents have it in them
         return params | of_columns | {"likelihood": likelihood}
 
@@ -333,15 +333,15 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def _candidates(self, partly_labelled: bool) -> list[str]:
         if self._m1 is not None:
             return ["m2"]
-        if self._has_prior(VampPrior) or self._compares_rows():
+        if self._has_prior(VampPrior) or self._compares_latents():
             return ["joint"]  # which M2 cannot have
         if partly_labelled and len(self.classes_) > _MAX_ENUMERATED:
             return ["joint"]
         return ["m2", "joint"] if partly_labelled else ["joint", "m2"]
 
-    def _compares_rows(self) -> bool:
-        """Whether the objective needs rows as they are in a batch, once each."""
-        return isinstance(resolve(Objective, self._vae_params()["objective"], "objective"), (Regulariser, Sum))
+    def _compares_latents(self) -> bool:
+        """Whether the objective needs the latents of the rows of a batch, once each."""
+        return resolve(Objective, self._vae_params()["objective"], "objective").compares_latents
 
     def _default_task(self, rows: Batch) -> Task:
         task = super()._default_task(rows)

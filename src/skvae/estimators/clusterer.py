@@ -53,8 +53,9 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     n_init : int
         Starts of each mixture, from k-means.
     objective : str or Objective
-        As that of `VAE`; "elbo" is VaDE. "auto" is ELBO() + Neighbours(attraction=4, scale=1), which draws clusters
-        together; with more attraction their rows fall into one place.
+        As that of `VAE`; "elbo" is VaDE. "auto" is ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1), which
+        draws clusters together; with more attraction their rows fall into one place, and with more neighbours small
+        clusters run into one another.
     prior : str or GaussianMixture
         That of the clusters; there is no other than "mixture", which has full covariances; of an object, its
         covariance is taken.

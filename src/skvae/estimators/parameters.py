@@ -11,8 +11,9 @@ from skvae.estimators.reading import TakesTables
 from skvae.estimators.vae import VAE
 from skvae.model import ELBO, Neighbours, Objective
 
-# Of the term by which rows that are neighbours come together in the latent space; chosen on blobs and digits.
-_ATTRACTION, _SCALE = 4.0, 1.0
+# Of the term by which rows that are neighbours come together in the latent space; chosen on blobs and digits. More
+# neighbours bridge clusters of a hundred rows or two.
+_ATTRACTION, _SCALE, _NEIGHBOURS = 4.0, 1.0, 5
 
 
 def if_open(value: Any, settled: Any) -> Any:
@@ -22,7 +23,7 @@ def if_open(value: Any, settled: Any) -> Any:
 
 def grouping() -> Objective:
     """The objective of a VAE whose latents are to fall into groups, if none is given."""
-    return ELBO() + Neighbours(attraction=_ATTRACTION, scale=_SCALE)
+    return ELBO() + Neighbours(n_neighbors=_NEIGHBOURS, attraction=_ATTRACTION, scale=_SCALE)
 
 
 def takes_parameters_of(parent: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -341,7 +341,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
             found = found.stretched(self._spread)
-            self._residuals = np.abs(y - found.mean().reshape(y.shape)) / found.std().reshape(y.shape)
+            mean, std = found.mean().reshape(y.shape), found.std().reshape(y.shape)
+            # A row of which the model is certain has no spread to measure an error by.
+            self._residuals = np.abs(y - mean) / np.maximum(std, np.finfo(np.float32).tiny)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""

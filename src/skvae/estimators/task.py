@@ -8,7 +8,7 @@ from typing import Any
 
 from skvae import persistence
 from skvae.data.columns import Column
-from skvae.model import Objective, Regulariser, StandardNormal, Sum, Table, VampPrior
+from skvae.model import Objective, StandardNormal, Table, VampPrior
 from skvae.model.supervised import STRUCTURES, SupervisedModel
 
 
@@ -43,10 +43,10 @@ class Task:
 
     def check(self, objective: Objective) -> None:
         """Refuse an objective that the structure cannot have."""
-        if self.structure == "m2" and isinstance(objective, (Regulariser, Sum)):
+        if self.structure == "m2" and objective.compares_latents:
             raise ValueError(
-                f"objective={objective!r} compares the rows of a batch, of which structure='m2' makes a copy for "
-                "each label; set structure='joint', or objective='elbo'"
+                f"objective={objective!r} compares the latents of the rows of a batch, and structure='m2' has some "
+                "for each label of a row; set structure='joint', or objective='elbo'"
             )
 
     def model(self, columns: Sequence[Column], **parts: Any) -> SupervisedModel:

@@ -226,11 +226,11 @@ class M2Model(SupervisedModel):
         code, known = _entries(target)
         labels = _one_hot(code.squeeze(1), self.n_labels).to(hidden.dtype)  # [B, K]
         log_q_y = (labels * log_q).sum(-1) * known.squeeze(1)
+        probs = torch.where(known > 0, labels, log_q.exp())
         share = entropy = None
         if self.partly_labelled:
-            probs = log_q.exp()
-            share = torch.where(known > 0, labels, probs).T  # [K, B]
-            entropy = -(probs * log_q).sum(-1) * (1 - known.squeeze(1))
+            share = probs.T  # [K, B]
+            entropy = -(log_q.exp() * log_q).sum(-1) * (1 - known.squeeze(1))
             every = torch.eye(self.n_labels, dtype=hidden.dtype, device=hidden.device)
             labels = every.repeat_interleave(len(batch), dim=0)  # [K B, K]
             hidden, eps = hidden.repeat(self.n_labels, 1), eps.repeat(1, self.n_labels, 1)
@@ -246,9 +246,13 @@ class M2Model(SupervisedModel):
             batch,
             **self.missing.factors(distribution, batch),
             **common,
-            supervision=Supervision(log_q_y, known.squeeze(1), entropy, share),
+            supervision=Supervision(log_q_y, known.squeeze(1), entropy, share, probs),
             y=lambda: (labels @ self.prior.logits.log_softmax(0)).unsqueeze(0),
         )
+
+    def places(self, batch: Batch, eps: Tensor) -> Tensor:
+        """What rows are compared by: q(y|x), [B, K]; z is what rows of a label differ in."""
+        return label_log_probs(self.head(self.hidden(batch).unsqueeze(0))).squeeze(0).exp()
 
     def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(y|x) q(z|x, y), of z and the one-hot y side by side."""

@@ -62,12 +62,15 @@ class Supervision:
     share : Tensor [K, B] or None
         q(y = k|x) of the K copies of each row that the terms are about: all labels, one after another; one-hot
         where y is known. None if each row stands there once.
+    probs : Tensor [B, K] or None
+        q(y = k|x) of each row, one-hot where y is known, of a model in which labels take the place of clusters.
     """
 
     log_p_y: Tensor
     labelled: Tensor
     entropy: Tensor | None = None
     share: Tensor | None = None
+    probs: Tensor | None = None
 
     def per_row(self, value: Tensor) -> Tensor:
         """The mean over labels [B] of a value of each copy [K B]."""
@@ -97,8 +100,8 @@ class Terms:
         detached. A posterior without a density has none.
     supervision : Supervision or None
         Of a model with targets.
-    partners : Tensor [B, D] or None
-        Draws of the latents of as many other rows, if the objective asked for them.
+    partners : Tensor [B, D] or [B, K], or None
+        Where as many other rows are, if the objective asked for them; see `LatentVariableModel.places`.
     kl : Tensor [B, D] or None
         Closed-form KL(q ‖ p) per dimension, where one exists (see `kl_divergence`).
     """
@@ -242,6 +245,10 @@ class LatentVariableModel(nn.Module):
     def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(z|x) of each row."""
         return self.posterior(self.hidden(batch, context), context)
+
+    def places(self, batch: Batch, eps: Tensor) -> Tensor:
+        """What rows are compared by: draws from q(z|x) for noise `eps` [1, B, D], [B, D]."""
+        return self.encode(batch).rsample(eps)[0]
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> TableDistribution:
         """p(x|z) for `z` [S, B, D]."""

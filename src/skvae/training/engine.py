@@ -257,7 +257,7 @@ class Inputs:
         terms = model(self.batch, self.eps, self.progress, prior_eps=self.prior_eps)
         if self.partners is not None:
             assert self.partners_eps is not None
-            terms.partners = model.encode(self.partners).rsample(self.partners_eps)[0]
+            terms.partners = model.places(self.partners, self.partners_eps)
         return terms
 
 

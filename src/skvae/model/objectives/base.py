@@ -86,6 +86,9 @@ class Objective(Component):
         The recorded piece whose mean over held-out rows chooses the best epoch; larger is better.
     has_partners : bool
         Whether every row of a step comes with a partner, another training row (`Terms.partners`).
+    compares_latents : bool
+        Whether it looks at the latents of all rows of a step together, each row once: of a row whose label is summed
+        out there are as many as labels.
     player : Module or None
         A second player, which the model's optimiser leaves alone: it makes its own step on
         `Losses.player` after each of the model's.
@@ -96,6 +99,7 @@ class Objective(Component):
     warm_up: float = 0.0
     monitor: str = "bound"
     has_partners: bool = False
+    compares_latents: bool = False
     player: nn.Module | None
 
     def __init__(self) -> None:

@@ -16,6 +16,8 @@ from skvae.model.vae import LatentVariableModel, Terms
 
 _ROWS_AT_ONCE = 8192
 SPACES = ("rows", "latents")
+# Added to the probability that two rows have the same label, whose logarithm is taken.
+_LEAST_AFFINITY = 1e-6
 
 
 class Neighbours(Regulariser):
@@ -27,15 +29,19 @@ class Neighbours(Regulariser):
         \qquad q(z, z') = \frac1{1 + \lVert z - z'\rVert^2 / s^2}
 
     where C is the number of columns, p(i) is one of the k nearest neighbours of row i, drawn anew at every step, and
-    z draws from q(z|x), one of each row of the batch and of its neighbour. For a = 1 this is InfoNCE with the Cauchy
-    kernel (Damrich, Böhm, Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak 2023), whose maps are those of
-    t-SNE, with an encoder; a = 4 is about as much attraction as in UMAP (Böhm, Berens & Kobak 2022; parametric:
-    Sainburg, McInnes & Gentner 2021). Rows whose neighbourhoods overlap, m of them, fall into one place where
-    a k > m, and groups without neighbours in each other drift apart for any a.
+    z draws from q(z|x), one of each row of the batch and of its neighbour; copies of a row count as one. For a = 1
+    this is InfoNCE with the Cauchy kernel (Damrich, Böhm, Hamprecht & Kobak 2023, section 4; Böhm, Berens & Kobak
+    2023), whose maps are those of t-SNE, with an encoder; a = 4 is about as much attraction as in UMAP (Böhm, Berens
+    & Kobak 2022; parametric: Sainburg, McInnes & Gentner 2021). Rows whose neighbourhoods overlap, m of them, fall
+    into one place where a k > m, and groups without neighbours in each other drift apart for any a.
 
     Of draws, and in the unit of the prior, since means alone, or a scale that is learned, would let the map shrink
     below the noise of q(z|x), and no mixture of draws could tell the clusters apart. The prior gives a map a width of
     a few units: s, in these, decides how many kernels fit side by side, and so how fine it is.
+
+    Of a model that sums labels out (structure="m2"), q is the probability that two rows have the same label,
+    :math:`\sum_y q(y|x) q(y|x')`, and a is 1: neighbours are to have one label, and all labels are to be used
+    (for clusters: Van Gansbeke, Vandenhende, Georgoulis, Proesmans & Van Gool 2020).
 
     The graph is made once, before training, from the embedded rows as the encoder sees them (of many features, their
     first 50 principal components); with `space="latents"` from the posterior means of the model as it is then,
@@ -62,6 +68,7 @@ class Neighbours(Regulariser):
 
     alias = "neighbours"
     has_partners = True
+    compares_latents = False
     graph: Tensor | None
 
     def __init__(
@@ -100,9 +107,17 @@ class Neighbours(Regulariser):
             raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
         self._n_columns = model.n_columns
         features = self._features(model, rows)
+        # Copies of a row are one point, and no neighbours: nothing would be learned from drawing them together.
+        different, point = torch.unique(features, dim=0, return_inverse=True)
+        n = torch.arange(len(point), device=point.device)
+        self._row = torch.empty_like(n[: len(different)]).scatter_reduce(0, point, n, "amin", include_self=False)
         self._projection = Projection(features)
-        self._points = self._projection(features)
-        self.graph = nearest(self._points, self._points, min(self.n_neighbors, len(rows) - 1), others=True)
+        self._points = self._projection(different)
+        if len(different) == 1:
+            self.graph = torch.zeros_like(point).unsqueeze(1)
+            return
+        found = nearest(self._points, self._points, min(self.n_neighbors, len(different) - 1), others=True)
+        self.graph = self._row[found][point]
 
     def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
         assert self.graph is not None
@@ -114,7 +129,7 @@ class Neighbours(Regulariser):
         points = self._projection(self._features(model, rows))
         found = nearest(points, self._points, self.graph.shape[1])
         drawn = torch.randint(found.shape[1], (len(rows), 1), generator=stream, device=found.device)
-        return found.gather(1, drawn).squeeze(1)
+        return self._row[found.gather(1, drawn).squeeze(1)]
 
     def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         """Where the rows are, [n, F]."""
@@ -124,24 +139,38 @@ class Neighbours(Regulariser):
 
     def penalty(self, terms: Terms) -> Penalty:
         assert terms.partners is not None
-        here, there = terms.z[0] / self.scale, terms.partners / self.scale  # [B, D] each
-        if here.shape != there.shape:
-            raise ValueError(
-                f"{self!r} compares the latents of rows, and this model has other ones for each label that a row may "
-                "have; use structure='joint'"
-            )
-        together = torch.log1p((here - there).square().sum(-1))  # −log q of each pair, [B]
+        probs = None if terms.supervision is None else terms.supervision.probs
+        here, there = (terms.z[0] if probs is None else probs), terms.partners
+        attraction = self.attraction
         every = torch.cat([here, there])  # [2 B, D]
-        squared = here.square().sum(-1).unsqueeze(-1) + every.square().sum(-1) - 2 * here @ every.mT  # [B, 2 B]
-        log_q = -torch.log1p(squared.clamp(min=0))
+        if probs is None:
+            log_q, together = self._log_cauchy(here, every), self._log_cauchy_of_pairs(here, there)
+        else:
+            log_q, together = _log(here @ every.mT), _log((here * there).sum(-1))
+            attraction = 1.0  # with more, all rows fall into one label before they can spread
         own = torch.eye(len(here), dtype=torch.bool, device=here.device)
-        log_q = torch.where(torch.cat([own, own], dim=1), -torch.inf, log_q)
+        log_q = torch.where(torch.cat([own, own], dim=1), -torch.inf, log_q)  # [B, 2 B]
         if terms.weight is not None:
-            log_q = log_q + terms.weight.log().repeat(2)
-        apart = torch.logaddexp(log_q.logsumexp(-1), -together)
-        term = self.attraction * together + apart
+            log_q = log_q + terms.weight[: len(here)].log().repeat(2)
+        apart = torch.logaddexp(log_q.logsumexp(-1), together)
+        n_copies = len(terms.batch) // len(here)  # one for each label that a row may have
+        term = (apart - attraction * together).repeat(n_copies)
         n_columns = terms.batch.values.shape[1]
         return Penalty(loss=self.weight * n_columns * term, named={"neighbours": term})
 
+    def _log_cauchy(self, rows: Tensor, others: Tensor) -> Tensor:
+        """log q of rows [B, D] and others [M, D], [B, M]."""
+        rows, others = rows / self.scale, others / self.scale
+        squared = rows.square().sum(-1).unsqueeze(-1) + others.square().sum(-1) - 2 * rows @ others.mT
+        return -torch.log1p(squared.clamp(min=0))
+
+    def _log_cauchy_of_pairs(self, rows: Tensor, others: Tensor) -> Tensor:
+        """log q of each row and the other in its place, [B]."""
+        return -torch.log1p(((rows - others) / self.scale).square().sum(-1))
+
     def judged_beside(self, means: dict[str, float]) -> float:
         return -self.weight * self._n_columns * means["neighbours"]
+
+
+def _log(probability: Tensor) -> Tensor:
+    return torch.log(probability + _LEAST_AFFINITY)

@@ -14,6 +14,8 @@ from skvae.model.vae import LatentVariableModel, Terms
 class Regulariser(Objective):
     """A penalty to be added to an objective, as in `IWAE() + MMD()`; alone it stands for `ELBO()` and itself."""
 
+    compares_latents = True
+
     def __init__(self) -> None:
         super().__init__()
         self._elbo = ELBO()
@@ -85,6 +87,10 @@ class Sum(Objective):
     @property
     def has_partners(self) -> bool:  # type: ignore[override]
         return any(part.has_partners for part in self.parts.values())
+
+    @property
+    def compares_latents(self) -> bool:  # type: ignore[override]
+        return any(part.compares_latents for part in self.parts.values())
 
     def check(self) -> None:
         for part in self.parts.values():
