@@ -14,6 +14,7 @@ from sklearn.metrics import r2_score
 from small_targets import SMALL, N
 
 from skvae import ColumnError, Gaussian, VAERegressor
+from skvae.inference.predictive import Predictive
 from skvae.training.engine import Steps
 
 STRUCTURES = ["prior", "joint"]
@@ -343,6 +344,20 @@ def test_too_few_rows_to_calibrate(prior_model):
     for model in (none, few):
         with pytest.raises(ValueError, match=r"coverage=0.9 needs at least 9 rows .*, and 0 were.*more labelled"):
             model.predict_interval(X)
+
+
+def test_a_prediction_without_spread_has_an_interval(monkeypatch):
+    """Where the model is certain, as of a target at its cap, there is no spread to divide an error by."""
+
+    def std(self):
+        found = self.mean() * 0 + 1
+        found[::2] = 0
+        return found
+
+    monkeypatch.setattr(Predictive, "std", std)
+    model = small(max_epochs=1).fit(X, Y)
+    assert np.isfinite(model._residuals).all()
+    assert np.isfinite(model.predict_interval(X[:4])).all()
 
 
 @pytest.mark.parametrize("coverage", [0, 1, -0.1, 1.5, 90, np.nan, None, "most"])
