@@ -265,7 +265,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()
-        return params | {"objective": if_open(params["objective"], "elbo" if self._m1 is None else grouping())}
+        return params | {"objective": if_open(params["objective"], grouping() if self._has_m1 else "elbo")}
 
     def _member_params(self) -> dict[str, Any]:
         params = super()._member_params()
@@ -291,9 +291,9 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
         self._m1 = None
         structure = self.get_params(deep=False)["structure"]
-        if structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y)):
-            objective = if_open(self.get_params(deep=False)["objective"], grouping())
-            self._m1 = VAE(**self._vae_params() | {"objective": objective}).fit(X)
+        self._has_m1 = structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y))
+        if self._has_m1:
+            self._m1 = VAE(**self._vae_params()).fit(X)
         return super()._first(self._features(X), y, sample_weight, whole=whole)
 
     def _has_few_labels(self, y: np.ndarray) -> bool:
@@ -325,6 +325,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     # -- what SupervisedVAE asks
 
     _m1: VAE | None = None
+    _has_m1 = False
     temperature_: float = 1.0
 
     def _target_table(self, rows: Batch) -> Table:
@@ -392,6 +393,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         }
 
     def _restore_state(self, state: dict[str, Any]) -> None:
+        self._has_m1 = "m1" in state["members"]
         super()._restore_state(state)
         self.classes_ = np.array(state["classes"], dtype=state["label_dtype"])
         self._mark = persistence.decode(state["mark"])
