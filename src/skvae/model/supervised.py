@@ -226,11 +226,12 @@ class M2Model(SupervisedModel):
         code, known = _entries(target)
         labels = _one_hot(code.squeeze(1), self.n_labels).to(hidden.dtype)  # [B, K]
         log_q_y = (labels * log_q).sum(-1) * known.squeeze(1)
-        probs = torch.where(known > 0, labels, log_q.exp())
+        q = log_q.exp()
+        probs = torch.where(known > 0, labels, q)
         share = entropy = None
         if self.partly_labelled:
             share = probs.T  # [K, B]
-            entropy = -(log_q.exp() * log_q).sum(-1) * (1 - known.squeeze(1))
+            entropy = -(q * log_q).sum(-1) * (1 - known.squeeze(1))
             every = torch.eye(self.n_labels, dtype=hidden.dtype, device=hidden.device)
             labels = every.repeat_interleave(len(batch), dim=0)  # [K B, K]
             hidden, eps = hidden.repeat(self.n_labels, 1), eps.repeat(1, self.n_labels, 1)
