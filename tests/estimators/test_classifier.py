@@ -46,7 +46,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def m2():
-    return small(max_epochs=8).fit(X, Y)
+    return small(max_epochs=8, recall=False).fit(X, Y)
 
 
 # Predictions
@@ -86,7 +86,7 @@ def test_probabilities_are_tempered(m2):
 
 
 def test_the_members_of_an_ensemble_are_tempered_by_rows_they_have_not_seen():
-    model = small(structure="m2", n_estimators=3, max_epochs=3).fit(X, Y)
+    model = small(structure="m2", n_estimators=3, max_epochs=3, recall=False).fit(X, Y)
     batch = model.vae_._rows(X)
     batch = type(batch)(batch.values, target=torch.from_numpy(Y.astype(np.float32)).unsqueeze(1))
     held_out = [model._held_out(batch, model.vae_._noise_seed, k)[1].index.numpy() for k in range(3)]

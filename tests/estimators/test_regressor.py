@@ -45,7 +45,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def prior_model():
-    return small(max_epochs=8).fit(X, Y)
+    return small(max_epochs=8, recall=False).fit(X, Y)
 
 
 # Predictions

@@ -115,12 +115,12 @@ def test_the_approximate_graph_is_nearly_exact(monkeypatch):
 
 def test_the_projection_keeps_the_most_variable_directions():
     rows = torch.randn(200, 60, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.01, 60)
-    projected = Projection(rows)(rows)
+    projected = Projection.of(rows)(rows)
     assert projected.shape == (200, 50)
     variance = np.linalg.eigvalsh(np.cov(rows.numpy().T))[::-1]
     np.testing.assert_allclose(projected.var(0).sum(), variance[:50].sum(), rtol=1e-4)
     few = rows[:, :4]
-    torch.testing.assert_close(Projection(few)(few).diff(dim=0), few.diff(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Projection.of(few)(few).diff(dim=0), few.diff(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_partners_are_neighbours():

@@ -60,6 +60,10 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     n_estimators : int or "auto"
         Members of an ensemble, whose probabilities are averaged. "auto": of 100 or more rows, all with a label, 5,
         or as many as together see some 100,000, if `max_epochs` is left open and `quality` is not "fast"; else 1.
+    recall : bool
+        Whether the labels of near rows of the training data may be mixed into the probabilities (see `Recall`), which
+        is done where held-out labels become likelier by it. The fitted model then holds these rows, as its encoder
+        sees them, with their labels.
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective
@@ -112,6 +116,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         structure: str = "auto",
         target_weight: float | str = "auto",
         n_estimators: int | str = "auto",
+        recall: bool = True,
         class_weight: Any = None,
         objective: Any = "auto",
         unlabelled: Any = "auto",
@@ -144,8 +149,19 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, [n, n_classes], in the order of `classes_`."""
         check_is_fitted(self)
-        rows = self.estimators_[0]._rows(self._features(X))
-        return np.exp(self._log_probs(self.estimators_, rows, self.temperature_))
+        return self._probs(self.estimators_[0]._rows(self._features(X)))
+
+    def _probs(self, rows: Batch) -> np.ndarray:
+        """Calibrated probabilities [n, n_classes], with the labels of near rows mixed in."""
+        probs = np.exp(self._log_probs(self.estimators_, rows, self.temperature_))
+        recalled = self._recalled(rows)
+        if recalled is None:
+            return probs
+        own = torch.cat([piece.log_model_share for piece in recalled]).exp()
+        shares = torch.cat([piece.log_shares for piece in recalled], dim=1).exp()  # [K, n]
+        codes = torch.cat([piece.targets for piece in recalled], dim=1).squeeze(-1).long()
+        of_rows = torch.zeros(probs.shape, dtype=shares.dtype, device=shares.device).scatter_add(1, codes.T, shares.T)
+        return to_numpy(own).astype(probs.dtype)[:, None] * probs + to_numpy(of_rows)
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, [n]."""
@@ -219,7 +235,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         table = self.vae_._table(X)
         rows = member._encode(table) if member is self.vae_ else member._rows(self._features(X))
         z = member._means(rows)
-        now = self._log_probs(self.estimators_, rows).argmax(1)
+        now = self._probs(rows).argmax(1)
 
         def labelled(codes: np.ndarray) -> torch.Tensor:
             labels = torch.eye(len(self.classes_), dtype=z.dtype, device=z.device)[
@@ -303,9 +319,9 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         return few and len(self.classes_) <= _MAX_ENUMERATED and not self._has_prior(VampPrior)
 
     def _finish(
-        self, members: list[VAE], task: Task, train: Batch, held_out: list[Batch | None], calibration: Batch | None
+        self, members: list[VAE], task: Task, rows: Batch, held_out: list[Batch | None], calibration: Batch | None
     ) -> None:
-        super()._finish(members, task, train, held_out, calibration)
+        super()._finish(members, task, rows, held_out, calibration)
         self._put_m1_in_front()
 
     def _put_m1_in_front(self) -> None:
@@ -351,19 +367,19 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def _log_probs(self, members: Sequence[VAE], rows: Batch, temperature: float = 1.0) -> np.ndarray:
         """log p(y|x) [n, K], the mean of what members say at a temperature."""
         pieces = []
-        for piece in self._predictive_of(members, rows)._pieces:
+        for piece in self._answers(members, rows):
             each = [label_log_probs(part).double().exp().mean(0).clamp(min=1e-12).log() for part in piece]
             tempered = torch.stack([(log_p / temperature).softmax(-1) for log_p in each])
             pieces.append(tempered.mean(0).log())
         return to_numpy(torch.cat(pieces))
 
-    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
-        """The temperature at which labels are likeliest, those of each member's own held-out rows."""
+    def _calibrate(self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
+        """The temperature at which labels are likeliest, those of each member's own held-out rows; then the recall."""
         self.temperature_ = 1.0
-        labelled = [(member, rows, rows.target) for member, rows in held_out if rows.target is not None]
+        labelled = [(member, its, its.target) for member, its in held_out if its.target is not None]
         if not labelled:
             return
-        log_p = np.concatenate([self._log_probs([member], rows) for member, rows, _ in labelled])
+        log_p = np.concatenate([self._log_probs([member], its) for member, its, _ in labelled])
         code = np.concatenate([to_numpy(target)[:, 0].astype(int) for _, _, target in labelled])
 
         def cost(log_temperature: float) -> float:
@@ -372,6 +388,12 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             return 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2 - float(log_q.sum())
 
         self.temperature_ = float(np.exp(minimize_scalar(cost, bounds=(-1.5, 2.5), method="bounded").x))
+        self._fit_recall(rows, held_out, calibration)
+
+    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
+        assert rows.target is not None
+        log_p = torch.from_numpy(self._log_probs([member], rows, self.temperature_)).to(rows.target)
+        return log_p.gather(1, rows.target.long())
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """From the centre of all classes to the posterior means of each, [K, D]."""

@@ -58,6 +58,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         rows that are held out to choose by. The predictive distribution is the mixture of theirs. "auto": of
         100 or more rows, all with a target, 5, or as many as together see some 100,000, if `max_epochs` is left open
         and `quality` is not "fast"; else 1.
+    recall : bool
+        Whether the targets of near rows of the training data may be mixed into predictions (see `Recall`), which is
+        done where held-out targets become likelier by it. The fitted model then holds these rows, as its encoder
+        sees them, with their targets.
     calibration_fraction : float
         Share of the labelled rows (at least 20, at most 1,000) that serve nothing but `predict_interval`; 0 for
         none. None are set aside below 100 labelled rows.
@@ -104,6 +108,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         target_likelihood: Any = "auto",
         target_weight: float | str = "auto",
         n_estimators: int | str = "auto",
+        recall: bool = True,
         calibration_fraction: float = 0.1,
     ) -> None: ...
 
@@ -322,28 +327,33 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _candidates(self, partly_labelled: bool) -> list[str]:
         return ["joint", "prior"] if self._has_prior(StandardNormal) else ["joint"]
 
-    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
+    def _calibrate(self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
         """Stretch the distribution to fit held-out rows, and keep the residuals of those that served nothing else.
 
-        Stretched by the latter, where there are some: intervals do not depend on it, as a factor of all σ cancels,
-        but for the rounding of whole numbers. Else each member answers for the rows that it was not trained on.
+        Stretched by the latter, where there are some: intervals hardly depend on it, as a factor of all σ cancels,
+        but for the rounding of whole numbers and what is recalled. Else each member answers for the rows that it was
+        not trained on.
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
-        asked = (
-            [([member], rows) for member, rows in held_out]
-            if calibration is None
-            else [(self.estimators_, calibration)]
-        )
+        own = self._fit_recall(rows, held_out, calibration)
+        asked: list[tuple[list[VAE], Batch, torch.Tensor | None]] = [(self.estimators_, calibration, None)]
+        if calibration is None:
+            asked = [([member], its, places) for (member, its), places in zip(held_out, own, strict=True)]
         if not asked:
             return
-        found = Predictive.joined([self._predictive_of(members, rows) for members, rows in asked])
-        y = np.concatenate([self._in_units(rows) for _, rows in asked])
+        found = Predictive.joined([self._predictive_of(members, its, own=places) for members, its, places in asked])
+        y = np.concatenate([self._in_units(its) for _, its, _ in asked])
         self._spread = found.best_spread(y, _SPREADS)
         if calibration is not None:
             found = found.stretched(self._spread)
             mean, std = found.mean().reshape(y.shape), found.std().reshape(y.shape)
             # A row of which the model is certain has no spread to measure an error by.
             self._residuals = np.abs(y - mean) / np.maximum(std, np.finfo(np.float32).tiny)
+
+    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
+        y = self._in_units(rows)
+        log_p = Predictive(self._answers([member], rows), self._columns).log_prob(y)
+        return torch.from_numpy(log_p.reshape(y.shape)).to(rows.values)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""

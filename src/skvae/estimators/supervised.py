@@ -13,6 +13,7 @@ from skvae.estimators.base import copy_features
 from skvae.estimators.supervised_answers import SupervisedAnswers
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
+from skvae.inference.recall import Recall, kept
 from skvae.model import Prior, Table
 from skvae.model.checks import is_number, is_whole
 from skvae.model.component import resolve
@@ -91,7 +92,7 @@ class SupervisedVAE(SupervisedAnswers):
             held_out.append(its_validation)
         for member in members:
             member.history_.info |= {"structure": task.structure, "target_weight": task.weight}
-        self._finish(members, task, train, held_out, calibration)
+        self._finish(members, task, rows, held_out, calibration)
         return self
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
@@ -215,17 +216,55 @@ class SupervisedVAE(SupervisedAnswers):
             member._train(_repeated(train), validation, seed, decay=decay)
             if decay and k == 0:
                 member._fit_latent_density(train, validation, seed)
-        self._finish(self.estimators_, self._task, train, held_out, calibration)
+        self._finish(self.estimators_, self._task, rows, held_out, calibration)
         return self
 
     def _finish(
-        self, members: list[VAE], task: Task, train: Batch, held_out: list[Batch | None], calibration: Batch | None
+        self, members: list[VAE], task: Task, rows: Batch, held_out: list[Batch | None], calibration: Batch | None
     ) -> None:
         self.estimators_, self.vae_ = members, members[0]
         self.structure_, self.target_weight_, self._task = task.structure, task.weight, task
-        self._slopes = self._latent_slopes(train)
-        own = [(member, rows) for member, rows in zip(members, held_out, strict=False) if rows is not None]
-        self._calibrate(own, calibration)
+        self._slopes = self._latent_slopes(rows)
+        self._recall = None
+        own = [(member, its) for member, its in zip(members, held_out, strict=False) if its is not None]
+        self._calibrate(rows, own, calibration)
+
+    def _fit_recall(
+        self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None
+    ) -> list[torch.Tensor] | list[None]:
+        """Keep labelled rows to be recalled, if the held-out targets of each member become likelier by it.
+
+        Those that calibrate are not among them, lest intervals be made for rows that are recalled themselves.
+
+        Returns
+        -------
+        list of Tensor or None
+            Where the rows held out of each member are among those kept.
+        """
+        nowhere = [None] * len(held_out)
+        if not (held_out and self.get_params(deep=False)["recall"]):
+            return nowhere
+        keep = self._labelled(rows)
+        if calibration is not None:
+            assert calibration.index is not None
+            keep = keep[~torch.isin(keep, calibration.index)]
+        keep = keep[kept(len(keep)).to(keep.device)]
+        some = rows.rows(keep)
+        assert some.target is not None
+        recall = Recall.of(torch.cat(self._seen_features(some)), some.target, some.weight)
+        place = torch.full((len(rows),), -1, device=keep.device)
+        place[keep] = torch.arange(len(keep), device=keep.device)
+        own = [place[its.index] for _, its in held_out]
+        found = recall.fit(
+            torch.cat([features for _, its in held_out for features in self._seen_features(its)]),
+            torch.cat(own),
+            torch.cat([its.target for _, its in held_out if its.target is not None]),
+            torch.cat([self._log_p_of_target(member, its) for member, its in held_out]),
+            self._answers([held_out[0][0]], held_out[0][1].rows(torch.zeros_like(own[0][:1])))[0][0],
+            some.target.new_tensor([column.scale for column in self._columns]).log(),
+        )
+        self._recall = recall if found else None
+        return own if found else nowhere
 
     def _check_own(self) -> None:
         """Refuse own parameters that are out of range."""
@@ -330,8 +369,12 @@ class SupervisedVAE(SupervisedAnswers):
         labelled = self._labelled(rows)
         return labelled[torch.randperm(len(labelled), generator=stream).to(labelled.device)]
 
-    def _calibrate(self, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
+    def _calibrate(self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
         """Fit what is fitted after training; `held_out` has the members with the rows that each has chosen by."""
+        raise NotImplementedError
+
+    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
+        """log p(y|x) [n, T] of rows with targets, by a member."""
         raise NotImplementedError
 
 

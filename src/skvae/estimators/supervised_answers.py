@@ -20,6 +20,7 @@ from skvae.estimators.parameters import TakesVAEParameters
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
+from skvae.inference.recall import Recall, Recalled
 from skvae.model.likelihoods import Distribution
 
 # Draws of z for a prediction through p(y|z), and rows predicted at once.
@@ -39,6 +40,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     _slopes: np.ndarray
     _squeeze: bool = True
     _spread: np.ndarray | None = None
+    _recall: Recall | None = None
 
     # -- asking
 
@@ -64,7 +66,24 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     def _features(self, X: Any) -> Any:
         return X
 
-    def _predictive_of(self, members: Sequence[VAE], rows: Batch, calibrated: bool = False) -> Predictive:
+    def _predictive_of(
+        self, members: Sequence[VAE], rows: Batch, calibrated: bool = False, own: torch.Tensor | None = None
+    ) -> Predictive:
+        """p(y|x) by some members; with what is recalled, for rows that may be kept for that at positions `own`."""
+        spread = self._spread if calibrated else None
+        recalled = self._recalled(rows, own)
+        return Predictive(self._answers(members, rows), self._columns, spread, self._squeeze, recalled)
+
+    def _recalled(self, rows: Batch, own: torch.Tensor | None = None) -> list[Recalled] | None:
+        """What is recalled for consecutive rows, which may be kept themselves, at positions `own`."""
+        if self._recall is None:
+            return None
+        features = self._seen_features(rows)
+        places = [None] * len(features) if own is None else own.split(_ROWS_AT_ONCE)
+        return [self._recall(piece, its) for piece, its in zip(features, places, strict=True)]
+
+    def _answers(self, members: Sequence[VAE], rows: Batch) -> list[list[Distribution]]:
+        """What each member says of consecutive rows."""
         pieces: list[list[Distribution]] = []
         for piece in rows.chunks(_ROWS_AT_ONCE):
             answers = []
@@ -73,7 +92,13 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
                 with member._answering(len(piece) * _N_DRAWS):
                     answers.append(member.model_.predictive(piece, eps))  # type: ignore[operator]
             pieces.append(answers)
-        return Predictive(pieces, self._columns, self._spread if calibrated else None, self._squeeze)
+        return pieces
+
+    def _seen_features(self, rows: Batch) -> list[torch.Tensor]:
+        """Consecutive rows as the first member's encoder sees them, [B, F] each."""
+        first = self.estimators_[0]
+        with first._answering(_ROWS_AT_ONCE):
+            return [first.model_.embedding(piece.values, piece.mask) for piece in rows.chunks(_ROWS_AT_ONCE)]
 
     def _in_units(self, rows: Batch) -> np.ndarray:
         """Targets [n, T] in their own units."""
@@ -117,8 +142,9 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
 
     @property
     def model_(self) -> nn.ModuleDict:
-        """The torch modules of all members."""
-        return nn.ModuleDict({name: member.model_ for name, member in self._members().items()})
+        """The torch modules of all members, and the rows that are recalled."""
+        recall = {} if self._recall is None else {"recall": self._recall}
+        return nn.ModuleDict({name: member.model_ for name, member in self._members().items()} | recall)
 
     @property
     def history_(self) -> Any:
@@ -154,6 +180,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
             "members": {name: member._saved_state() for name, member in self._members().items()},
             "slopes": self._slopes.tolist(),
             "spread": None if self._spread is None else self._spread.tolist(),
+            "recall": None if self._recall is None else self._recall.to_dict(),
             "squeeze": self._squeeze,
             "trials": self.trials_,
         }
@@ -166,6 +193,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         self._adopt(members)
         self._slopes = np.array(state["slopes"])
         self._spread = None if state["spread"] is None else np.array(state["spread"])
+        self._recall = None if state["recall"] is None else Recall(**state["recall"]).to(self.vae_._device)
         self._squeeze, self.trials_ = state["squeeze"], state["trials"]
 
     def _adopt(self, members: dict[str, VAE]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skvae.data.columns import Column
+from skvae.inference.recall import Recalled
 from skvae.model.likelihoods import Distribution
 from skvae.model.likelihoods.base import bisect
+from skvae.model.likelihoods.kernels import Kernels
 from skvae.model.likelihoods.stretched import Stretched
 from skvae.model.likelihoods.table import TableDistribution
 
@@ -21,7 +24,8 @@ _HALVINGS = 40
 
 
 class Predictive:
-    """p(y|x) of n rows and T targets: a mixture with equal shares of what each model, and each draw of z, says.
+    """p(y|x) of n rows and T targets: a mixture with equal shares of what each model, and each draw of z, says, and
+    of what is recalled of other rows.
 
     All answers are in the units of the data, [n], or [n, T] of several targets.
 
@@ -35,6 +39,8 @@ class Predictive:
         Factor by which deviations from the mean are stretched (see `Stretched`).
     squeeze : bool
         Whether answers about a single target lose their last axis.
+    recalled : sequence of Recalled, optional
+        For the same consecutive rows.
     """
 
     def __init__(
@@ -43,32 +49,40 @@ class Predictive:
         columns: Sequence[Column],
         spread: np.ndarray | None = None,
         squeeze: bool = True,
+        recalled: Sequence[Recalled] | None = None,
     ) -> None:
-        self._core, self._columns = pieces, columns
+        self._core, self._columns, self._recalled = pieces, columns, recalled
         self._offset = np.array([column.offset for column in columns])
         self._scale = np.array([column.scale for column in columns])
         self._squeeze = squeeze and len(columns) == 1
-        self._pieces = self._core
+        stretched = self._core
         if spread is not None and (spread != 1).any():
-            self._pieces = [self._stretched(piece, spread) for piece in self._core]
+            stretched = [self._stretched(piece, spread) for piece in self._core]
+        self._pieces = [
+            self._mixed(piece, None if recalled is None else recalled[k]) for k, piece in enumerate(stretched)
+        ]
 
     @classmethod
     def joined(cls, predictions: Sequence[Predictive]) -> Predictive:
         """The predictions of several sets of rows, of the same targets, one after another; unstretched."""
         first = predictions[0]
-        return cls([piece for part in predictions for piece in part._core], first._columns, None, first._squeeze)
+        recalled = None
+        if first._recalled is not None:
+            recalled = [one for part in predictions for one in part._recalled or ()]
+        pieces = [piece for part in predictions for piece in part._core]
+        return cls(pieces, first._columns, None, first._squeeze, recalled)
 
     def stretched(self, spread: np.ndarray | None) -> Predictive:
         """The same prediction with another spread."""
-        return Predictive(self._core, self._columns, spread, self._squeeze)
+        return Predictive(self._core, self._columns, spread, self._squeeze, self._recalled)
 
     def mean(self) -> np.ndarray:
         """Expected values."""
-        return self._in_units(torch.cat([_mean(piece) for piece in self._pieces]))
+        return self._in_units(torch.cat([piece.mean() for piece in self._pieces]))
 
     def std(self) -> np.ndarray:
         """Standard deviations: of the spread within the distributions mixed and of that between their means."""
-        return self._shaped(torch.cat([_std(piece) for piece in self._pieces]).double().cpu().numpy() * self._scale)
+        return self._shaped(torch.cat([piece.std() for piece in self._pieces]).double().cpu().numpy() * self._scale)
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
         """Quantiles at probabilities `q`: one, or several in a last axis of their own.
@@ -81,19 +95,19 @@ class Predictive:
         wanted = np.atleast_1d(np.asarray(q, dtype=np.float64))
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantile {wanted[~((wanted > 0) & (wanted < 1))][0]:g}: expected in (0, 1)")
-        found = [self._in_units(torch.cat([_quantile(piece, float(p)) for piece in self._pieces])) for p in wanted]
+        found = [self._in_units(torch.cat([piece.quantile(float(p)) for piece in self._pieces])) for p in wanted]
         if is_mass(self._core[0][0], len(self._columns)).all():
             found = [np.rint(values) for values in found]  # what the float32 of standardised ones left of them
         return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
         """P(target ≤ y) for `y` of one value per row."""
-        answers = [_cdf(piece, values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
+        answers = [piece.cdf(values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
         return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def log_prob(self, y: np.ndarray) -> np.ndarray:
         """Log-density (log-probability of whole numbers and levels) of `y`, nats."""
-        answers = [_log_prob(piece, values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
+        answers = [piece.log_prob(values) for piece, values in zip(self._pieces, self._split(y), strict=True)]
         return self._shaped(torch.cat(answers).double().cpu().numpy())
 
     def best_spread(self, y: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -107,24 +121,36 @@ class Predictive:
         """Continuous ranked probability score E|Y − y| − ½ E|Y − Y′| (Gneiting & Raftery 2007, equation 21)."""
         answers = []
         for piece, value in zip(self._pieces, self._split(y), strict=True):
-            drawn = _values(piece).sort(0).values  # [N, B, T]
-            n = len(drawn)
-            rank = (2 * torch.arange(1, n + 1, device=drawn.device) - n - 1).view(-1, 1, 1) / n**2
-            answers.append((drawn - value).abs().mean(0) - (rank * drawn).sum(0))
+            drawn, share = piece.values()  # [N, B, T], [N, B, 1]
+            drawn, order = drawn.sort(0)
+            share = share.expand_as(drawn).gather(0, order)
+            rank = share * (2 * share.cumsum(0) - share - 1)
+            answers.append((share * (drawn - value).abs() - rank * drawn).sum(0))
         return self._shaped(torch.cat(answers).double().cpu().numpy() * self._scale)
 
     def draw(self, u: Tensor) -> np.ndarray:
         """Draws for `u` [n, 1 + T] uniform on (0, 1): the first chooses the distribution mixed."""
-        drawn = []
-        u = u.to(self._pieces[0][0].mean.device)
-        for piece, own in zip(self._pieces, u.split([_n_rows(piece) for piece in self._pieces]), strict=True):
-            each = torch.cat([part.icdf(own[:, 1:].expand(_n_draws(part), -1, -1)) for part in piece])  # [M, B, T]
-            chosen = (own[:, 0] * len(each)).long().clamp(max=len(each) - 1)
-            drawn.append(each[chosen, torch.arange(len(own), device=own.device)])
+        u = u.to(self._pieces[0].parts[0].mean.device)
+        drawn = [piece.draw(own) for piece, own in zip(self._pieces, u.split([len(p) for p in self._pieces]), strict=True)]
         return self._in_units(torch.cat(drawn))
 
+    def _mixed(self, parts: Sequence[Distribution], recalled: Recalled | None) -> _Mixture:
+        """What the models say, in equal shares, and what is recalled."""
+        n_draws = sum(len(part.mean) for part in parts)
+        like = parts[0].mean
+        log_share = like.new_full((1, 1, 1), -math.log(n_draws))
+        if recalled is None:
+            return _Mixture(list(parts), [log_share.expand(len(part.mean), -1, -1) for part in parts])
+        own = recalled.log_model_share.unsqueeze(-1) + log_share
+        unit = torch.from_numpy(np.log(self._scale)).to(like)
+        kernels = Kernels(recalled.targets, recalled.width, unit, parts[0])
+        return _Mixture(
+            [*parts, kernels],
+            [*(own.expand(len(part.mean), -1, -1) for part in parts), recalled.log_shares.unsqueeze(-1)],
+        )
+
     def _stretched(self, piece: Sequence[Distribution], spread: np.ndarray) -> list[Distribution]:
-        centre = _mean(piece)
+        centre = self._mixed(piece, None).mean()
         steps = [column.resolution for column in self._columns]
         cell = np.where(is_mass(piece[0], len(self._columns)), steps, 0.0) / self._scale
         origin = (np.array([column.lower for column in self._columns]) - self._offset) / self._scale
@@ -133,10 +159,10 @@ class Predictive:
 
     def _split(self, y: np.ndarray) -> list[Tensor]:
         standardised = (np.asarray(y, dtype=np.float64).reshape(-1, len(self._columns)) - self._offset) / self._scale
-        sizes = [_n_rows(piece) for piece in self._pieces]
+        sizes = [len(piece) for piece in self._pieces]
         if len(standardised) != sum(sizes):
             raise ValueError(f"y has {len(standardised)} rows; the prediction is of {sum(sizes)}")
-        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._pieces[0][0].mean.device).split(sizes))
+        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._pieces[0].parts[0].mean.device).split(sizes))
 
     def _in_units(self, values: Tensor) -> np.ndarray:
         return self._shaped(values.double().cpu().numpy() * self._scale + self._offset)
@@ -152,55 +178,78 @@ def is_mass(distribution: Distribution, n_columns: int) -> np.ndarray:
     return np.array([distribution.part_of(j)[0].log_unit is None for j in range(n_columns)])
 
 
-def _n_draws(part: Distribution) -> int:
-    return len(part.mean)
+@dataclass
+class _Mixture:
+    """Distributions of B rows and T targets, each of several draws, with their shares.
 
+    Attributes
+    ----------
+    parts : list of Distribution
+        [S, B, T] each.
+    log_shares : list of Tensor
+        Of each draw of each part, [S, B, 1], or [S, 1, 1] where they are those of all rows.
+    """
 
-def _n_rows(piece: Sequence[Distribution]) -> int:
-    return piece[0].mean.shape[1]
+    parts: list[Distribution]
+    log_shares: list[Tensor]
 
+    def __len__(self) -> int:
+        return self.parts[0].mean.shape[1]
 
-def _mean(piece: Sequence[Distribution]) -> Tensor:
-    return torch.stack([part.mean.mean(0) for part in piece]).mean(0)
+    @property
+    def _shares(self) -> list[Tensor]:
+        return [log_share.exp() for log_share in self.log_shares]
 
+    def mean(self) -> Tensor:
+        return self._expected([part.mean for part in self.parts])
 
-def _log_prob(piece: Sequence[Distribution], values: Tensor) -> Tensor:
-    each = [part.log_prob(values).logsumexp(0) - math.log(_n_draws(part)) for part in piece]
-    return torch.stack(each).logsumexp(0) - math.log(len(each))
+    def log_prob(self, values: Tensor) -> Tensor:
+        each = [share + part.log_prob(values) for part, share in zip(self.parts, self.log_shares, strict=True)]
+        return torch.cat(each).logsumexp(0)
 
+    def cdf(self, values: Tensor) -> Tensor:
+        return self._expected([part.cdf(values) for part in self.parts])
 
-def _cdf(piece: Sequence[Distribution], values: Tensor) -> Tensor:
-    return torch.stack([part.cdf(values).mean(0) for part in piece]).mean(0)
+    def _expected(self, answers: list[Tensor]) -> Tensor:
+        """The mean of the answers [S, B, T] of all parts, by their shares."""
+        pairs = zip(answers, self._shares, strict=True)
+        return torch.stack([(share * answer).sum(0) for answer, share in pairs]).sum(0)
 
+    def _icdf(self, p: float) -> Tensor:
+        """The quantiles of all that is mixed, [M, B, T]."""
+        return torch.cat([part.icdf(torch.full_like(part.mean, p)) for part in self.parts])
 
-def _quantile(piece: Sequence[Distribution], p: float) -> Tensor:
-    """That of the mixture lies between the least and the largest of those mixed."""
-    each = torch.cat([part.icdf(torch.full_like(part.mean, p)) for part in piece])
-    lower, upper = each.min(0).values, each.max(0).values
-    if len(each) == 1:
-        return lower
-    return bisect(lambda values: _cdf(piece, values), torch.full_like(lower, p), lower, upper, _HALVINGS)
+    def quantile(self, p: float) -> Tensor:
+        """That of the mixture lies between the least and the largest of those mixed."""
+        each = self._icdf(p)
+        lower, upper = each.min(0).values, each.max(0).values
+        if len(each) == 1:
+            return lower
+        return bisect(self.cdf, torch.full_like(lower, p), lower, upper, _HALVINGS)
 
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Values [N, B, T] that stand for the mixture, the same quantiles of all that is mixed, and their shares."""
+        n_each = self._n_levels(_N_VALUES)
+        levels = ((torch.arange(n_each) + 0.5) / n_each).tolist()
+        shares = torch.cat([share.expand(-1, len(self), -1) for share in self._shares]) / n_each
+        return torch.cat([self._icdf(p) for p in levels]), shares.repeat(n_each, 1, 1)
 
-def _values(piece: Sequence[Distribution]) -> Tensor:
-    """Equally likely values [N, B, T]: the same quantiles of all that is mixed."""
-    n_each = _n_levels(piece, _N_VALUES)
-    levels = (torch.arange(n_each) + 0.5) / n_each
-    return torch.cat([part.icdf(torch.full_like(part.mean, float(p))) for part in piece for p in levels])
+    def std(self) -> Tensor:
+        """Standard deviations [B, T], by the trapezoid rule over normal scores, which does not cut off the tails."""
+        scores = torch.linspace(-4, 4, self._n_levels(_N_SCORES), device=self.parts[0].mean.device)
+        values = torch.stack([self._icdf(float(p)) for p in torch.special.ndtr(scores)])  # [N, M, B, T]
+        shares = torch.cat([share.expand(-1, len(self), -1) for share in self._shares])  # [M, B, 1]
+        weights = (-0.5 * scores.square()).softmax(0).view(-1, 1, 1, 1) * shares
+        mean = (weights * values).sum((0, 1))
+        return (weights * (values - mean).square()).sum((0, 1)).sqrt()
 
+    def draw(self, u: Tensor) -> Tensor:
+        """Draws [B, T] for `u` [B, 1 + T]."""
+        each = torch.cat([part.icdf(u[:, 1:].expand(len(part.mean), -1, -1)) for part in self.parts])  # [M, B, T]
+        cumulative = torch.cat([share.expand(-1, len(self), -1) for share in self._shares]).cumsum(0).squeeze(-1)
+        chosen = (cumulative < u[:, 0] * cumulative[-1]).sum(0)
+        return each[chosen, torch.arange(len(u), device=u.device)]
 
-def _std(piece: Sequence[Distribution]) -> Tensor:
-    """Standard deviations [B, T], by the trapezoid rule over normal scores, which does not cut off the tails."""
-    scores = torch.linspace(-4, 4, _n_levels(piece, _N_SCORES), device=piece[0].mean.device)
-    each = [
-        torch.cat([part.icdf(torch.full_like(part.mean, float(p))) for part in piece])
-        for p in torch.special.ndtr(scores)
-    ]
-    values, weights = torch.stack(each), (-0.5 * scores.square()).softmax(0)  # [N, M, B, T], [N]
-    mean = torch.tensordot(weights, values.mean(1), 1)
-    return torch.tensordot(weights, (values - mean).square().mean(1), 1).sqrt()
-
-
-def _n_levels(piece: Sequence[Distribution], n_wanted: int) -> int:
-    """Values that each distribution mixed is to give, so that there are enough of all."""
-    return max(8, n_wanted // sum(_n_draws(part) for part in piece))
+    def _n_levels(self, n_wanted: int) -> int:
+        """Values that each distribution mixed is to give, so that there are enough of all."""
+        return max(8, n_wanted // sum(len(share) for share in self.log_shares))

@@ -60,15 +60,21 @@ class Projection:
 
     Parameters
     ----------
-    features : Tensor [n, F]
+    centre : Tensor [F]
+    axes : Tensor [F, 50] or None
     """
 
-    def __init__(self, features: Tensor) -> None:
-        self.centre = features.mean(0)
-        self.axes: Tensor | None = None
-        if features.shape[1] > _MAX_DIMENSIONS:
-            centred = features - self.centre
-            self.axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -_MAX_DIMENSIONS:]
+    def __init__(self, centre: Tensor, axes: Tensor | None) -> None:
+        self.centre, self.axes = centre, axes
+
+    @classmethod
+    def of(cls, features: Tensor) -> Projection:
+        """That of rows of `features` [n, F]."""
+        centre = features.mean(0)
+        if features.shape[1] <= _MAX_DIMENSIONS:
+            return cls(centre, None)
+        centred = features - centre
+        return cls(centre, torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -_MAX_DIMENSIONS:])
 
     def __call__(self, features: Tensor) -> Tensor:
         centred = features - self.centre

@@ -63,6 +63,10 @@ class Distribution:
         """The quantile at `u` [S, B, C]; for u uniform on (0, 1), a draw."""
         raise NotImplementedError
 
+    def has_mass(self, values: Tensor) -> Tensor:
+        """Whether `values` [..., C] have a probability, so that `log_prob` is its log and not that of a density."""
+        return torch.full_like(values, self.log_unit is None, dtype=torch.bool)
+
     def log_cell_prob(self, values: Tensor, half: Tensor) -> Tensor:
         """log P(value − half < x ≤ value + half), [S, B, C]; of a mass, that of the value.
 

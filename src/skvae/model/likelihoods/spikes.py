@@ -40,12 +40,19 @@ class SpikedColumns(Distribution):
         self.logits, self.rest, self.spikes, self.tolerance = logits, rest, spikes, tolerance
         self.log_unit = rest.log_unit
 
-    def log_prob(self, values: Tensor) -> Tensor:
+    def _nearest_spike(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of the spike nearest to each of `values` [..., C], and whether it is that."""
         left, right = self.spikes[:, :-1], self.spikes[:, 1:]
         # Below the right one even where the two are neighbours in float32.
         middles = torch.minimum(0.5 * (left + right), torch.nextafter(right, left))
-        nearest = search(middles, values)  # [B, C]
-        is_spike = (values - look_up(self.spikes, nearest)).abs() <= look_up(self.tolerance, nearest)
+        nearest = search(middles, values)
+        return nearest, (values - look_up(self.spikes, nearest)).abs() <= look_up(self.tolerance, nearest)
+
+    def has_mass(self, values: Tensor) -> Tensor:
+        return super().has_mass(values) | self._nearest_spike(values)[1]
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        nearest, is_spike = self._nearest_spike(values)  # [B, C]
         total = self.logits.logsumexp(-1)
         rest = self.rest.log_prob(values) + self.logits[..., -1]
         at = nearest.expand(total.shape).unsqueeze(-1)

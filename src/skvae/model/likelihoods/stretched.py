@@ -53,6 +53,9 @@ class Stretched(Distribution):
             masses.append(self.core.log_prob(middle) + (covered / self.cell).clamp(min=0.0).log())
         return torch.where(self.has_grid, torch.stack(masses).logsumexp(0), density)
 
+    def has_mass(self, values: Tensor) -> Tensor:
+        return self.has_grid | self.core.has_mass(self._compressed(values))
+
     @property
     def mean(self) -> Tensor:
         return self._about + self.factor * (self.core.mean - self._about)

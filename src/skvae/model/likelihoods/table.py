@@ -68,6 +68,9 @@ class TableDistribution(Distribution):
     def log_prob(self, values: Tensor) -> Tensor:
         return self._join(lambda part, x: part.log_prob(x), values)
 
+    def has_mass(self, values: Tensor) -> Tensor:
+        return self._join(lambda part, x: part.has_mass(x), values)
+
     @property
     def mean(self) -> Tensor:
         return self._join(lambda part: part.mean)

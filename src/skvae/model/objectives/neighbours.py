@@ -111,7 +111,7 @@ class Neighbours(Regulariser):
         different, point = torch.unique(features, dim=0, return_inverse=True)
         n = torch.arange(len(point), device=point.device)
         self._row = torch.empty_like(n[: len(different)]).scatter_reduce(0, point, n, "amin", include_self=False)
-        self._projection = Projection(features)
+        self._projection = Projection.of(features)
         self._points = self._projection(different)
         if len(different) == 1:
             self.graph = torch.zeros_like(point).unsqueeze(1)
