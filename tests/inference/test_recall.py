@@ -75,7 +75,9 @@ def test_shares(weighted, own):
     np.testing.assert_allclose(found.log_model_share.exp(), model_share, rtol=1e-4)
     np.testing.assert_allclose(found.log_model_share.exp() + found.log_shares.exp().sum(0), 1, rtol=1e-5)
     expected = shares @ rows(N, 1, 1)[:, 0].double().numpy()
-    np.testing.assert_allclose((found.log_shares.exp() * found.targets[..., 0]).sum(0), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        (found.log_shares.exp() * found.targets[..., 0]).sum(0), expected, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_every_answer_is_that_of_the_mixture():
@@ -93,7 +95,7 @@ def test_every_answer_is_that_of_the_mixture():
     )
     np.testing.assert_allclose(found.crps(y), [o.crps(v) for o, v in zip(oracles, y, strict=True)], atol=0.05)
     for p in (0.05, 0.5, 0.9):
-        exact = [optimize.brentq(lambda v, o=o: o.cdf(v) - p, -50, 150) for o in oracles]
+        exact = [optimize.brentq(lambda v, o=o, p=p: o.cdf(v) - p, -50, 150) for o in oracles]
         np.testing.assert_allclose(found.quantile(p), exact, atol=1e-2)
     stream = torch.Generator().manual_seed(0)
     drawn = [found.draw(torch.rand(B, 2, generator=stream)) for _ in range(400)]
@@ -110,9 +112,13 @@ def test_several_pieces_and_a_spread():
     shares, model_share = by_hand(made, x)
     kernels = 8 * rows(N, 1, 1)[:, 0].double().numpy()
     y = np.linspace(40, 65, B)
-    expected = model_share * stats.norm.cdf(y, 50, 16) + (shares * stats.norm.cdf(y[:, None], 50 + kernels, 1.6)).sum(1)
+    expected = model_share * stats.norm.cdf(y, 50, 16) + (shares * stats.norm.cdf(y[:, None], 50 + kernels, 1.6)).sum(
+        1
+    )
     np.testing.assert_allclose(found.cdf(y), expected, atol=1e-4)
-    joined = Predictive.joined([Predictive([p], [COLUMN], recalled=[r]) for p, r in zip(pieces, recalled, strict=True)])
+    joined = Predictive.joined(
+        [Predictive([p], [COLUMN], recalled=[r]) for p, r in zip(pieces, recalled, strict=True)]
+    )
     np.testing.assert_array_equal(joined.stretched(np.array([2.0])).cdf(y), found.cdf(y))
 
 
@@ -155,14 +161,14 @@ def test_what_is_alike_is_recalled_as_exactly_as_it_is_alike():
     assert made.width == [0.15]  # √2 · .1
     shares = made(*asked[:2])
     assert shares.log_model_share.exp().max() < 0.1
-    x, places, y, log_p, like, unit = asked
+    _, _, y, log_p, like, _ = asked
     mixed = Predictive([[like]], [COLUMN], recalled=[shares]).log_prob(50 + 8 * y[:, 0].double().numpy())
     gain = mixed - log_p[:, 0].double().numpy()
     assert gain.mean() == pytest.approx(np.log(1 / (0.1 * np.sqrt(2))), abs=0.2)  # deviations of 1 and of √2 · .1
 
 
 def test_what_tells_nothing_is_not_recalled():
-    made, (x, places, y, log_p, like, unit) = held_out(noise=0.1)
+    made, (x, places, y, _, like, unit) = held_out(noise=0.1)
     shuffled = rows(len(y), 6, 1)
     assert not made.fit(x, places, shuffled, like.log_prob(shuffled)[0], like, unit)
 

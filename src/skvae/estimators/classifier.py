@@ -374,7 +374,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         return to_numpy(torch.cat(pieces))
 
     def _calibrate(self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
-        """The temperature at which labels are likeliest, those of each member's own held-out rows; then the recall."""
+        """The temperature at which each member's own held-out labels are likeliest; then what is recalled."""
         self.temperature_ = 1.0
         labelled = [(member, its, its.target) for member, its in held_out if its.target is not None]
         if not labelled:

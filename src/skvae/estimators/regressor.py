@@ -336,9 +336,11 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
         own = self._fit_recall(rows, held_out, calibration)
-        asked: list[tuple[list[VAE], Batch, torch.Tensor | None]] = [(self.estimators_, calibration, None)]
+        asked: list[tuple[list[VAE], Batch, torch.Tensor | None]]
         if calibration is None:
             asked = [([member], its, places) for (member, its), places in zip(held_out, own, strict=True)]
+        else:
+            asked = [(self.estimators_, calibration, None)]
         if not asked:
             return
         found = Predictive.joined([self._predictive_of(members, its, own=places) for members, its, places in asked])

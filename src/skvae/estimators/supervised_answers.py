@@ -143,8 +143,8 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     @property
     def model_(self) -> nn.ModuleDict:
         """The torch modules of all members, and the rows that are recalled."""
-        recall = {} if self._recall is None else {"recall": self._recall}
-        return nn.ModuleDict({name: member.model_ for name, member in self._members().items()} | recall)
+        modules: dict[str, nn.Module] = {name: member.model_ for name, member in self._members().items()}
+        return nn.ModuleDict(modules if self._recall is None else modules | {"recall": self._recall})
 
     @property
     def history_(self) -> Any:

@@ -131,7 +131,9 @@ class Predictive:
     def draw(self, u: Tensor) -> np.ndarray:
         """Draws for `u` [n, 1 + T] uniform on (0, 1): the first chooses the distribution mixed."""
         u = u.to(self._pieces[0].parts[0].mean.device)
-        drawn = [piece.draw(own) for piece, own in zip(self._pieces, u.split([len(p) for p in self._pieces]), strict=True)]
+        drawn = [
+            piece.draw(own) for piece, own in zip(self._pieces, u.split([len(p) for p in self._pieces]), strict=True)
+        ]
         return self._in_units(torch.cat(drawn))
 
     def _mixed(self, parts: Sequence[Distribution], recalled: Recalled | None) -> _Mixture:
@@ -162,7 +164,9 @@ class Predictive:
         sizes = [len(piece) for piece in self._pieces]
         if len(standardised) != sum(sizes):
             raise ValueError(f"y has {len(standardised)} rows; the prediction is of {sum(sizes)}")
-        return list(torch.from_numpy(standardised.astype(np.float32)).to(self._pieces[0].parts[0].mean.device).split(sizes))
+        return list(
+            torch.from_numpy(standardised.astype(np.float32)).to(self._pieces[0].parts[0].mean.device).split(sizes)
+        )
 
     def _in_units(self, values: Tensor) -> np.ndarray:
         return self._shaped(values.double().cpu().numpy() * self._scale + self._offset)

@@ -98,7 +98,8 @@ class Recall(nn.Module):
         """That of rows of `features` [n, F] with `targets` [n, T], which count as much as their weights [n]."""
         projection = Projection.of(features)
         points = projection(features)
-        made = cls(*features.shape, points.shape[1], targets.shape[1]).to(features.device)
+        n_rows, n_features = features.shape
+        made = cls(n_rows, n_features, points.shape[1], targets.shape[1]).to(features.device)
         made.centre, made.axes, made.points, made.targets = projection.centre, projection.axes, points, targets
         if weight is not None:
             made.log_weight = weight.log()

@@ -27,6 +27,8 @@ class Kernels(Distribution):
         Of the same columns; it says which values have a probability.
     """
 
+    log_unit: Tensor
+
     def __init__(self, values: Tensor, width: Tensor, log_unit: Tensor, like: Distribution) -> None:
         self.values, self.width, self.log_unit, self.like = values, width, log_unit, like
         self.is_point = like.has_mass(values)
