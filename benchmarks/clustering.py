@@ -4,15 +4,21 @@
 with predicted clusters, and "digits" the handwritten digits, all of them. "fashion" is Fashion-MNIST, all 70,000;
 "iris", "wine" and "breast cancer" are tables, where no cluster should be empty, nor one hold all rows ("largest" is
 its share). Beside VAEClusterer, in the same run: k-means, a Gaussian mixture, PCA and k-means, UMAP and a Gaussian
-mixture. All are told the number of classes, except for the line "auto".
+mixture, and ClustPy's VaDE and DEC, whose environment is made on first use in .bench/clustpy. All are told the number
+of classes, except for the line "auto".
 
     python benchmarks/clustering.py [--seeds 10] [--first 0] [--data blobs digits fashion] [--only VAEClusterer …]
 """
 
 import argparse
+import json
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_blobs
 from sklearn.decomposition import PCA
@@ -23,8 +29,9 @@ from sklearn.metrics import (
 )
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import minmax_scale
 
-from data import fashion_mnist
+from data import ROOT, fashion_mnist, peer_python
 from skvae import ELBO, Neighbours, VAEClusterer
 from skvae.evaluation import clustering_accuracy
 
@@ -81,6 +88,20 @@ def umap_mixture(X, k, seed):
     return GaussianMixture(k, n_init=5, random_state=seed).fit_predict(Z)
 
 
+def clustpy(method):
+    def labels(X, k, seed):
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: str(Path(folder) / f"{name}.npy") for name in ("rows", "labels")}
+            np.save(files["rows"], minmax_scale(X))
+            how = {"method": method, "n_clusters": k, "seed": seed, "threads": torch.get_num_threads()}
+            python = peer_python("clustpy", ["torch==2.13.0", "clustpy==0.0.3"])
+            command = [str(python), str(ROOT / "benchmarks/peers/clustpy_clusters.py"), json.dumps(how | files)]
+            subprocess.run(command, check=True, capture_output=True)
+            return np.load(files["labels"])
+
+    return labels
+
+
 PEERS = {
     "k-means": lambda X, k, seed: KMeans(k, n_init=10, random_state=seed).fit_predict(X),
     "Gaussian mixture": lambda X, k, seed: GaussianMixture(
@@ -90,6 +111,8 @@ PEERS = {
         PCA(min(10, X.shape[1]), random_state=seed).fit_transform(X)
     ),
     "UMAP + mixture": umap_mixture,
+    "ClustPy's VaDE": clustpy("VaDE"),
+    "ClustPy's DEC": clustpy("DEC"),
 }
 
 
