@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from small_targets import SMALL, N
 
-from skvae import ELBO, VAE, Neighbours, VAEClassifier
+from skvae import ELBO, VAE, Neighbours, VAEClassifier, load
 from skvae.estimators.supervised import _repeated
 from skvae.model.objectives import Supervised
 from skvae.training.engine import Steps
@@ -104,6 +104,27 @@ def test_the_members_of_an_ensemble_are_tempered_by_rows_they_have_not_seen():
     assert model.temperature_ == pytest.approx(grid[np.argmin([cost(t) for t in grid])], rel=0.01)
     each = [special.softmax(model._log_probs([one], batch) / model.temperature_, axis=1) for one in model.estimators_]
     np.testing.assert_allclose(model.predict_proba(X), np.mean(each, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("structure", ["m2", "joint", "m1+m2"])
+def test_labels_of_rows_that_come_again_are_recalled(structure, tmp_path):
+    """Rows in pairs, whose label no network learns."""
+    pairs, names = np.repeat(X, 2, axis=0), np.repeat(np.random.default_rng(7).choice(NAMES, N), 2)
+    model = small(structure=structure, max_epochs=3).fit(pairs, names)
+    assert model.score(pairs, names) > 0.8
+    p = model.predict_proba(pairs)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    rows = model.estimators_[0]._rows(model._features(pairs))
+    (shares,) = model._recalled(rows)
+    own = shares.log_model_share.exp().numpy()[:, None]
+    of_model = np.exp(model._log_probs(model.estimators_, rows, model.temperature_))
+    of_rows = np.zeros_like(of_model)
+    for weight, code in zip(shares.log_shares.exp().numpy(), shares.targets[..., 0].numpy().astype(int), strict=True):
+        of_rows[np.arange(len(of_rows)), code] += weight
+    np.testing.assert_allclose(p, own * of_model + of_rows, rtol=1e-5)
+    assert small(structure=structure, max_epochs=3, recall=False).fit(pairs, names).score(pairs, names) < 0.6
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").predict_proba(pairs), p)
 
 
 def test_held_out_rows_have_their_share_of_every_class(m2):

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from small_targets import SMALL, N
 
-from skvae import ColumnError, Gaussian, VAERegressor
+from skvae import ColumnError, Gaussian, VAERegressor, load
 from skvae.inference.predictive import Predictive
 from skvae.training.engine import Steps
 
@@ -277,6 +278,51 @@ def test_the_best_epoch_is_that_of_held_out_targets(prior_model):
     assert held_out.index(max(held_out)) == history.info["best_epoch"] - 1
     y, rows = Y, prior_model.predict_distribution(X)
     assert rows.log_prob(y).mean() == pytest.approx(max(held_out), abs=1)
+
+
+# Recall
+
+
+@pytest.fixture(scope="module")
+def recalling():
+    """Rows in pairs, whose target no network learns."""
+    return small(max_epochs=3, calibration_fraction=0.2).fit(PAIRS, NOISE)
+
+
+PAIRS, NOISE = np.repeat(X, 2, axis=0), np.repeat(np.random.default_rng(7).normal(size=N), 2)
+
+
+def test_what_comes_again_is_recalled(recalling):
+    assert recalling.recall_ is not None
+    assert recalling.score(PAIRS, NOISE) > 0.5
+    never = small(max_epochs=3, recall=False).fit(PAIRS, NOISE)
+    assert never.recall_ is None
+    assert never.score(PAIRS, NOISE) < 0.2
+
+
+def test_rows_that_calibrate_are_not_recalled(recalling):
+    assert len(recalling.recall_.points) == 2 * N - len(recalling._residuals)
+    assert len(recalling._residuals) == round(0.2 * 2 * N)
+
+
+def test_what_comes_again_in_no_way_is_not_recalled():
+    rng = np.random.default_rng(0)
+    assert small(max_epochs=3).fit(rng.normal(size=(N, 4)), rng.normal(size=N)).recall_ is None
+
+
+def test_trials_of_another_fit_do_not_recall_the_rows_of_the_one_before(recalling):
+    anew, again = clone(recalling), clone(recalling)
+    anew.fit(X, Y)
+    again.fit(PAIRS, NOISE).fit(X, Y)
+    assert again.trials_ == anew.trials_
+    np.testing.assert_array_equal(again.predict(X), anew.predict(X))
+
+
+def test_recall_is_saved(recalling, tmp_path):
+    recalling.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(PAIRS), recalling.predict(PAIRS))
+    np.testing.assert_array_equal(loaded.predict_interval(PAIRS), recalling.predict_interval(PAIRS))
 
 
 @pytest.mark.parametrize("prior", ["vamp", "mixture"])

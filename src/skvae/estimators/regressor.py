@@ -75,6 +75,9 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     estimators_ : list of VAE
     structure_ : str
     target_weight_ : float
+    recall_ : Recall or None
+        The rows that are recalled, with `bandwidth`, `count` and `width`; None where held-out targets did not become
+        likelier.
     trials_ : list of dict
         Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
         planned epochs, and the chosen one for all of them, unless the quarter was already too long.

@@ -100,6 +100,7 @@ class SupervisedVAE(SupervisedAnswers):
 
         `whole` says that no more rows are expected.
         """
+        self.recall_ = None
         vae = VAE(**self._member_params())
         weight = self._row_weight(y, sample_weight)
         rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
@@ -225,7 +226,7 @@ class SupervisedVAE(SupervisedAnswers):
         self.estimators_, self.vae_ = members, members[0]
         self.structure_, self.target_weight_, self._task = task.structure, task.weight, task
         self._slopes = self._latent_slopes(rows)
-        self._recall = None
+        self.recall_ = None
         own = [(member, its) for member, its in zip(members, held_out, strict=False) if its is not None]
         self._calibrate(rows, own, calibration)
 
@@ -263,7 +264,7 @@ class SupervisedVAE(SupervisedAnswers):
             self._answers([held_out[0][0]], held_out[0][1].rows(torch.zeros_like(own[0][:1])))[0][0],
             some.target.new_tensor([column.scale for column in self._columns]).log(),
         )
-        self._recall = recall if found else None
+        self.recall_ = recall if found else None
         return own if found else nowhere
 
     def _check_own(self) -> None:

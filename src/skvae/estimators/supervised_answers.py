@@ -40,7 +40,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     _slopes: np.ndarray
     _squeeze: bool = True
     _spread: np.ndarray | None = None
-    _recall: Recall | None = None
+    recall_: Recall | None
 
     # -- asking
 
@@ -76,11 +76,11 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
 
     def _recalled(self, rows: Batch, own: torch.Tensor | None = None) -> list[Recalled] | None:
         """What is recalled for consecutive rows, which may be kept themselves, at positions `own`."""
-        if self._recall is None:
+        if self.recall_ is None:
             return None
         features = self._seen_features(rows)
         places = [None] * len(features) if own is None else own.split(_ROWS_AT_ONCE)
-        return [self._recall(piece, its) for piece, its in zip(features, places, strict=True)]
+        return [self.recall_(piece, its) for piece, its in zip(features, places, strict=True)]
 
     def _answers(self, members: Sequence[VAE], rows: Batch) -> list[list[Distribution]]:
         """What each member says of consecutive rows."""
@@ -144,7 +144,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     def model_(self) -> nn.ModuleDict:
         """The torch modules of all members, and the rows that are recalled."""
         modules: dict[str, nn.Module] = {name: member.model_ for name, member in self._members().items()}
-        return nn.ModuleDict(modules if self._recall is None else modules | {"recall": self._recall})
+        return nn.ModuleDict(modules if self.recall_ is None else modules | {"recall": self.recall_})
 
     @property
     def history_(self) -> Any:
@@ -180,7 +180,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
             "members": {name: member._saved_state() for name, member in self._members().items()},
             "slopes": self._slopes.tolist(),
             "spread": None if self._spread is None else self._spread.tolist(),
-            "recall": None if self._recall is None else self._recall.to_dict(),
+            "recall": None if self.recall_ is None else self.recall_.to_dict(),
             "squeeze": self._squeeze,
             "trials": self.trials_,
         }
@@ -193,7 +193,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         self._adopt(members)
         self._slopes = np.array(state["slopes"])
         self._spread = None if state["spread"] is None else np.array(state["spread"])
-        self._recall = None if state["recall"] is None else Recall(**state["recall"]).to(self.vae_._device)
+        self.recall_ = None if state["recall"] is None else Recall(**state["recall"]).to(self.vae_._device)
         self._squeeze, self.trials_ = state["squeeze"], state["trials"]
 
     def _adopt(self, members: dict[str, VAE]) -> None:
