@@ -137,24 +137,19 @@ class Recall(nn.Module):
         log_k = torch.stack(
             [Kernels(targets, y.new_full((n_targets,), width), unit, like).log_prob(y) for width in widths]
         )  # [H, K, m, T]
-        best = torch.full((n_targets,), 0, device=y.device), 0.0, 0.0
-        most, chosen = -math.inf, None
+        most, gain = -math.inf, y.new_zeros(len(y))
         for bandwidth in (unit_distance * factor for factor in _BANDWIDTHS):
             log_w = log_weight - squared / (2 * bandwidth**2)  # [K, m]
             of_rows = (log_w.unsqueeze(-1) + log_k).logsumexp(1)  # [H, m, T]
             total = log_w.logsumexp(0).unsqueeze(-1)  # [m, 1]
             for count in _COUNTS:
-                log_c = math.log(count)
-                mixed = torch.logaddexp(log_p + log_c, of_rows) - torch.logaddexp(total, total.new_tensor(log_c))
-                which = mixed.mean(1).argmax(0)  # [T]
-                score = float(mixed.mean(1).max(0).values.sum())
-                if score > most:
-                    most, best = score, (which, bandwidth, count)
-                    chosen = mixed.gather(0, which.expand(1, len(y), -1)).squeeze(0)
-        assert chosen is not None
-        which, self.bandwidth, self.count = best
-        self.width = [widths[k] for k in which.tolist()]
-        gain = (chosen - log_p).sum(1)
+                log_c = total.new_tensor(math.log(count))
+                mixed = torch.logaddexp(log_p + log_c, of_rows) - torch.logaddexp(total, log_c)
+                score, which = mixed.mean(1).max(0)  # of each target the best width
+                if float(score.sum()) > most:
+                    most, self.bandwidth, self.count = float(score.sum()), bandwidth, count
+                    self.width = [widths[k] for k in which.tolist()]
+                    gain = (mixed.gather(0, which.expand(1, len(y), -1)).squeeze(0) - log_p).sum(1)
         return float(gain.mean()) > _ENOUGH * float(gain.std()) / math.sqrt(len(gain))
 
     @torch.no_grad()
