@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import integrate, optimize, stats
 
+from skvae import VAERegressor
 from skvae.data.columns import Column, Kind
 from skvae.inference.predictive import Predictive
 from skvae.inference.recall import Recall
@@ -13,7 +14,7 @@ from skvae.model.likelihoods.kernels import Kernels
 from skvae.model.likelihoods.normal import Normal
 
 N, F, B = 40, 3, 9
-COLUMN = Column("y", Kind.CONTINUOUS, "float64", offset=50.0, scale=8.0)
+COLUMN = Column("y", Kind.CONTINUOUS, "float64", offset=50.0, scale=8.0, lower=-1e3, upper=1e3)
 UNIT = torch.tensor([8.0]).log()
 
 
@@ -22,7 +23,7 @@ def rows(n, seed=0, n_features=F):
 
 
 def recall(weight=None, bandwidth=0.7, count=0.5, width=0.2):
-    made = Recall.of(rows(N), rows(N, 1, 1), weight)
+    made = Recall.of([rows(N)[:15], rows(N)[15:]], rows(N, 1, 1), weight)
     made.bandwidth, made.count, made.width = bandwidth, count, [width]
     return made
 
@@ -122,28 +123,73 @@ def test_several_pieces_and_a_spread():
     np.testing.assert_array_equal(joined.stretched(np.array([2.0])).cdf(y), found.cdf(y))
 
 
-def test_values_with_a_probability_are_recalled_as_such():
-    column = Column("n", Kind.INTEGER, "int64", offset=3.0, scale=2.0, lower=0.0, upper=9.0, resolution=1.0)
-    whole = Table(Poisson()).bind([column])(torch.zeros(1, B, 1))
-    y = ((torch.arange(B) % 4 - 3.0) / 2).unsqueeze(1)
-    kernels = Kernels(y.unsqueeze(0), torch.ones(1), torch.zeros(1), whole)
+WHOLE = Column("n", Kind.INTEGER, "int64", offset=3.0, scale=2.0, lower=0.0, upper=9.0, resolution=1.0)
+SPIKED = Column("y", Kind.CONTINUOUS, "float64", offset=50.0, scale=8.0, spikes=(50.0,), lower=10.0, upper=90.0)
+
+
+@pytest.mark.parametrize("width", [0.01, 0.4, 2.0])
+def test_whole_numbers_are_recalled_by_cells(width):
+    """A normal within [−½, 9½], by the probability of each cell."""
+    like = Table(Poisson()).bind([WHOLE])(torch.zeros(1, 10, 1))
+    value = 2.0
+    kernels = Kernels(torch.full((1, 10, 1), (value - 3) / 2), torch.tensor([width]), [WHOLE], like)
+    n = torch.arange(10.0).unsqueeze(1)
+    oracle = stats.truncnorm((-0.5 - value) / (2 * width), (9.5 - value) / (2 * width), value, 2 * width)
+    mass = oracle.cdf(np.arange(10) + 0.5) - oracle.cdf(np.arange(10) - 0.5)
+    np.testing.assert_allclose(kernels.log_prob((n - 3) / 2).exp()[0, :, 0], mass, atol=1e-5)
+    np.testing.assert_allclose(kernels.cdf((n - 3) / 2)[0, :, 0], mass.cumsum(), atol=1e-5)
+    np.testing.assert_allclose(3 + 2 * kernels.mean[0, :, 0], oracle.mean(), rtol=1e-3)
+    for u in (0.1, 0.5, 0.99):
+        exact = np.flatnonzero(mass.cumsum() >= u)[0]
+        np.testing.assert_allclose(3 + 2 * kernels.icdf(torch.full((1, 10, 1), u))[0, :, 0], exact, atol=1e-5)
+
+
+def test_densities_are_cut_off_where_nothing_was_observed():
+    column = Column("y", Kind.CONTINUOUS, "float64", offset=1.0, scale=2.0, lower=0.5, upper=30.0)
+    like = Normal(torch.zeros(1, 9, 1), torch.zeros(1, 9, 1), torch.tensor([2.0]).log())
+    kernels = Kernels(torch.full((1, 9, 1), -0.2), torch.tensor([0.5]), [column], like)
+    oracle = stats.truncnorm((0.5 - 0.6) / 1.0, (30 - 0.6) / 1.0, 0.6, 1.0)
+    y = np.linspace(-0.45, 4, 9)
+    z = torch.from_numpy((y - 1) / 2).float().unsqueeze(1)
+    np.testing.assert_allclose(kernels.log_prob(z)[0, :, 0].exp(), oracle.pdf(y), atol=1e-5)
+    np.testing.assert_allclose(kernels.cdf(z)[0, :, 0], oracle.cdf(y), atol=1e-5)
+    np.testing.assert_allclose(1 + 2 * kernels.mean[0, :, 0], oracle.mean(), rtol=1e-4)
+    np.testing.assert_allclose(1 + 2 * kernels.icdf(torch.full((1, 9, 1), 0.3))[0, :, 0], oracle.ppf(0.3), rtol=1e-4)
+
+
+def test_levels_are_recalled_as_such():
+    y = (torch.arange(B) % 4.0).unsqueeze(1)
+    levels = Column("y", Kind.CATEGORICAL, "object", levels=("a", "b", "c", "d"))
+    like = Table().bind([levels])(torch.zeros(1, B, 4))
+    kernels = Kernels(y.unsqueeze(0), torch.ones(1), [levels], like)
     assert (kernels.log_prob(y) == 0).all()
-    assert (kernels.log_prob(y + 0.5) == -torch.inf).all()
-    assert (kernels.cdf(y) == 1).all()
-    assert (kernels.cdf(y - 0.25) == 0).all()
+    assert (kernels.log_prob(y + 1) == -torch.inf).all()
     assert (kernels.icdf(torch.full((1, B, 1), 0.3)) == y).all()
 
 
 def test_beside_a_spike_a_density_adds_nothing():
     """The value 50 has a probability; about others there is a density, of which none is at 50."""
-    column = Column("y", Kind.CONTINUOUS, "float64", offset=50.0, scale=8.0, spikes=(50.0,))
-    bound = Table(Spikes()).bind([column])
+    bound = Table(Spikes()).bind([SPIKED])
     like = bound(torch.zeros(1, 2, bound.n_params))
     assert like.has_mass(torch.tensor([[0.0], [0.3]])).tolist() == [[True], [False]]
-    kernels = Kernels(torch.tensor([[[0.0], [0.3]]]), torch.tensor([0.1]), UNIT, like)
+    kernels = Kernels(torch.tensor([[[0.0], [0.3]]]), torch.tensor([0.1]), [SPIKED], like)
     at_spike, beside = (kernels.log_prob(torch.full((2, 1), value))[0, :, 0] for value in (0.0, 0.3))
     assert at_spike.tolist() == [0.0, -np.inf]
     np.testing.assert_allclose(beside, [-np.inf, stats.norm.logpdf(0, scale=0.8)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.7, 1.5])
+def test_a_spike_that_is_recalled_stays_one_whatever_the_spread(spread):
+    bound = Table(Spikes()).bind([SPIKED])
+    made, x = recall(), rows(B, 2)
+    made.targets = torch.zeros_like(made.targets)
+    piece = [bound(torch.zeros(1, B, bound.n_params))]
+    found = Predictive([piece], [SPIKED], np.array([spread]), recalled=[made(x)])
+    share = by_hand(made, x)[0].sum(1)
+    y = np.full(B, 50.0)
+    jump = found.cdf(y) - found.cdf(y - 1e-3)
+    assert (jump >= 0.99 * share).all()
+    assert (found.log_prob(y) <= 1e-5).all()
 
 
 def held_out(noise, n=300):
@@ -152,7 +198,7 @@ def held_out(noise, n=300):
     y = rows(n, 4, 1).repeat(2, 1) + noise * rows(2 * n, 5, 1)
     places = torch.arange(n, 2 * n)
     like = Normal(torch.zeros(1, n, 1), torch.zeros(1, n, 1), UNIT)
-    return Recall.of(x, y, None), (x[n:], places, y[n:], like.log_prob(y[n:])[0], like, UNIT)
+    return Recall.of([x], y, None), (x[n:], places, y[n:], like.log_prob(y[n:])[0], [COLUMN], like)
 
 
 def test_what_is_alike_is_recalled_as_exactly_as_it_is_alike():
@@ -161,22 +207,37 @@ def test_what_is_alike_is_recalled_as_exactly_as_it_is_alike():
     assert made.width == [0.15]  # √2 · .1
     shares = made(*asked[:2])
     assert shares.log_model_share.exp().max() < 0.1
-    _, _, y, log_p, like, _ = asked
+    _, _, y, log_p, _, like = asked
     mixed = Predictive([[like]], [COLUMN], recalled=[shares]).log_prob(50 + 8 * y[:, 0].double().numpy())
     gain = mixed - log_p[:, 0].double().numpy()
     assert gain.mean() == pytest.approx(np.log(1 / (0.1 * np.sqrt(2))), abs=0.2)  # deviations of 1 and of √2 · .1
 
 
 def test_what_tells_nothing_is_not_recalled():
-    made, (x, places, y, _, like, unit) = held_out(noise=0.1)
+    made, (x, places, y, _, _, like) = held_out(noise=0.1)
     shuffled = rows(len(y), 6, 1)
-    assert not made.fit(x, places, shuffled, like.log_prob(shuffled)[0], like, unit)
+    assert not made.fit(x, places, shuffled, like.log_prob(shuffled)[0], [COLUMN], like)
+
+
+def test_rows_are_not_recalled_for_want_of_a_spread(monkeypatch):
+    """A model that is too sure is mended by a spread, and rows that tell nothing are to have no part in that."""
+
+    def too_sure(self, members, rows):
+        unit = torch.tensor([self._columns[0].scale]).log()
+        return [[Normal(torch.zeros(1, n, 1), torch.full((1, n, 1), np.log(0.5)), unit)] for n in [len(rows)]]
+
+    monkeypatch.setattr(VAERegressor, "_answers", too_sure)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(500, 4)), rng.normal(size=500)
+    model = VAERegressor(structure="prior", target_likelihood="gaussian", max_epochs=1, random_state=0).fit(X, y)
+    assert model.recall_ is None
+    assert 1.5 < model._spread[0] < 2.5
 
 
 def test_copies_alone_do_not_stop_the_search():
     """All held-out rows coincide with others: there is no distance to take as a unit."""
     x, y = torch.zeros(60, F), torch.ones(60, 1)
     like = Normal(torch.zeros(1, 60, 1), torch.zeros(1, 60, 1), UNIT)
-    made = Recall.of(x, y, None)
-    assert made.fit(x, torch.arange(60), y, like.log_prob(y)[0], like, UNIT)
+    made = Recall.of([x], y, None)
+    assert made.fit(x, torch.arange(60), y, like.log_prob(y)[0], [COLUMN], like)
     assert made(x).log_shares.isfinite().all()

@@ -86,7 +86,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     target_weight_ : float
     recall_ : Recall or None
         The rows that are recalled, with `bandwidth`, `count` and `width`; None where held-out labels did not become
-        likelier.
+        likelier by two standard errors, where there are none (below 100 labelled rows, or without early stopping),
+        and after `partial_fit`.
     trials_ : list of dict
         Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
         planned epochs, and the chosen one for all of them, unless the quarter was already too long.
@@ -163,7 +164,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         own = torch.cat([piece.log_model_share for piece in recalled]).exp()
         shares = torch.cat([piece.log_shares for piece in recalled], dim=1).exp()  # [K, n]
         codes = torch.cat([piece.targets for piece in recalled], dim=1).squeeze(-1).long()
-        of_rows = torch.zeros(probs.shape, dtype=shares.dtype, device=shares.device).scatter_add(1, codes.T, shares.T)
+        is_of = codes.unsqueeze(-1) == torch.arange(probs.shape[1], device=codes.device)  # [K, n, n_classes]
+        of_rows = (shares.unsqueeze(-1) * is_of).sum(0)
         return to_numpy(own).astype(probs.dtype)[:, None] * probs + to_numpy(of_rows)
 
     def predict(self, X: Any) -> np.ndarray:

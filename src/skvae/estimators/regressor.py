@@ -77,7 +77,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     target_weight_ : float
     recall_ : Recall or None
         The rows that are recalled, with `bandwidth`, `count` and `width`; None where held-out targets did not become
-        likelier.
+        likelier by two standard errors, where there are none (below 100 labelled rows, or without early stopping),
+        and after `partial_fit`.
     trials_ : list of dict
         Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the
         planned epochs, and the chosen one for all of them, unless the quarter was already too long.
@@ -338,6 +339,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         not trained on.
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
+        if held_out:  # first without, lest rows be recalled for no other reason than that the models are too sure
+            self._spread = self._best_fit([([member], its, None) for member, its in held_out])[1]
         own = self._fit_recall(rows, held_out, calibration)
         asked: list[tuple[list[VAE], Batch, torch.Tensor | None]]
         if calibration is None:
@@ -346,18 +349,32 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
             asked = [(self.estimators_, calibration, None)]
         if not asked:
             return
+        found, self._spread, y = self._best_fit(asked)
+        if calibration is None:
+            return
+        if self.recall_ is not None:  # by which single members gain; all together may know better
+            recall, self.recall_ = self.recall_, None
+            alone, its_spread, _ = self._best_fit(asked)
+            if alone.log_prob(y).sum() >= found.log_prob(y).sum():
+                found, self._spread = alone, its_spread
+            else:
+                self.recall_ = recall
+        mean, std = found.mean().reshape(y.shape), found.std().reshape(y.shape)
+        # A row of which the model is certain has no spread to measure an error by.
+        self._residuals = np.abs(y - mean) / np.maximum(std, np.finfo(np.float32).tiny)
+
+    def _best_fit(
+        self, asked: list[tuple[list[VAE], Batch, torch.Tensor | None]]
+    ) -> tuple[Predictive, np.ndarray, np.ndarray]:
+        """What members say of rows, stretched as these ask for, the factors of that, and the targets [n, T]."""
         found = Predictive.joined([self._predictive_of(members, its, own=places) for members, its, places in asked])
         y = np.concatenate([self._in_units(its) for _, its, _ in asked])
-        self._spread = found.best_spread(y, _SPREADS)
-        if calibration is not None:
-            found = found.stretched(self._spread)
-            mean, std = found.mean().reshape(y.shape), found.std().reshape(y.shape)
-            # A row of which the model is certain has no spread to measure an error by.
-            self._residuals = np.abs(y - mean) / np.maximum(std, np.finfo(np.float32).tiny)
+        spread = found.best_spread(y, _SPREADS)
+        return found.stretched(spread), spread, y
 
     def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
         y = self._in_units(rows)
-        log_p = Predictive(self._answers([member], rows), self._columns).log_prob(y)
+        log_p = Predictive(self._answers([member], rows), self._columns, self._spread).log_prob(y)
         return torch.from_numpy(log_p.reshape(y.shape)).to(rows.values)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:

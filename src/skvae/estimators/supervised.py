@@ -242,17 +242,18 @@ class SupervisedVAE(SupervisedAnswers):
         list of Tensor or None
             Where the rows held out of each member are among those kept.
         """
-        nowhere = [None] * len(held_out)
         if not (held_out and self.get_params(deep=False)["recall"]):
-            return nowhere
+            return [None] * len(held_out)
         keep = self._labelled(rows)
+        if rows.weight is not None:
+            keep = keep[rows.weight[keep] > 0]
         if calibration is not None:
             assert calibration.index is not None
             keep = keep[~torch.isin(keep, calibration.index)]
         keep = keep[kept(len(keep)).to(keep.device)]
         some = rows.rows(keep)
         assert some.target is not None
-        recall = Recall.of(torch.cat(self._seen_features(some)), some.target, some.weight)
+        recall = Recall.of(self._seen_features(some), some.target, some.weight)
         place = torch.full((len(rows),), -1, device=keep.device)
         place[keep] = torch.arange(len(keep), device=keep.device)
         own = [place[its.index] for _, its in held_out]
@@ -261,11 +262,11 @@ class SupervisedVAE(SupervisedAnswers):
             torch.cat(own),
             torch.cat([its.target for _, its in held_out if its.target is not None]),
             torch.cat([self._log_p_of_target(member, its) for member, its in held_out]),
+            self._columns,
             self._answers([held_out[0][0]], held_out[0][1].rows(torch.zeros_like(own[0][:1])))[0][0],
-            some.target.new_tensor([column.scale for column in self._columns]).log(),
         )
         self.recall_ = recall if found else None
-        return own if found else nowhere
+        return own
 
     def _check_own(self) -> None:
         """Refuse own parameters that are out of range."""
@@ -276,6 +277,8 @@ class SupervisedVAE(SupervisedAnswers):
         weight = params["target_weight"]
         if weight != "auto" and not (is_number(weight) and 0 < weight < float("inf")):
             raise ValueError(f"target_weight={weight!r}: expected 'auto' or a number > 0")
+        if params["recall"] not in (True, False):
+            raise ValueError(f"recall={params['recall']!r}: expected True or False")
         n = params["n_estimators"]
         if n != "auto" and not (is_whole(n) and n >= 1):
             raise ValueError(f"n_estimators={n!r}: expected 'auto' or a whole number ≥ 1")

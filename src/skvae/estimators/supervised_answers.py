@@ -40,7 +40,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     _slopes: np.ndarray
     _squeeze: bool = True
     _spread: np.ndarray | None = None
-    recall_: Recall | None
+    recall_: Recall | None = None
 
     # -- asking
 
@@ -193,7 +193,8 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         self._adopt(members)
         self._slopes = np.array(state["slopes"])
         self._spread = None if state["spread"] is None else np.array(state["spread"])
-        self.recall_ = None if state["recall"] is None else Recall(**state["recall"]).to(self.vae_._device)
+        recall = state.get("recall")  # which folders of before have not
+        self.recall_ = None if recall is None else Recall(**recall).to(self.vae_._device)
         self._squeeze, self.trials_ = state["squeeze"], state["trials"]
 
     def _adopt(self, members: dict[str, VAE]) -> None:

@@ -36,7 +36,7 @@ class Predictive:
     columns : sequence of Column
         The targets.
     spread : array [T], optional
-        Factor by which deviations from the mean are stretched (see `Stretched`).
+        Factor by which what the models say is stretched about its mean (see `Stretched`).
     squeeze : bool
         Whether answers about a single target lose their last axis.
     recalled : sequence of Recalled, optional
@@ -59,7 +59,8 @@ class Predictive:
         if spread is not None and (spread != 1).any():
             stretched = [self._stretched(piece, spread) for piece in self._core]
         self._pieces = [
-            self._mixed(piece, None if recalled is None else recalled[k]) for k, piece in enumerate(stretched)
+            self._mixed(piece, None if recalled is None else recalled[k], core[0])
+            for k, (piece, core) in enumerate(zip(stretched, self._core, strict=True))
         ]
 
     @classmethod
@@ -136,23 +137,23 @@ class Predictive:
         ]
         return self._in_units(torch.cat(drawn))
 
-    def _mixed(self, parts: Sequence[Distribution], recalled: Recalled | None) -> _Mixture:
-        """What the models say, in equal shares, and what is recalled."""
+    def _mixed(self, parts: Sequence[Distribution], recalled: Recalled | None, core: Distribution) -> _Mixture:
+        """What the models say, in equal shares, and what is recalled, where `core` says what has a probability."""
         n_draws = sum(len(part.mean) for part in parts)
         like = parts[0].mean
         log_share = like.new_full((1, 1, 1), -math.log(n_draws))
         if recalled is None:
-            return _Mixture(list(parts), [log_share.expand(len(part.mean), -1, -1) for part in parts])
+            return _Mixture(list(parts), [log_share.expand(len(part.mean), -1, -1) for part in parts], n_draws)
         own = recalled.log_model_share.unsqueeze(-1) + log_share
-        unit = torch.from_numpy(np.log(self._scale)).to(like)
-        kernels = Kernels(recalled.targets, recalled.width, unit, parts[0])
+        kernels = Kernels(recalled.targets, recalled.width, self._columns, core)
         return _Mixture(
             [*parts, kernels],
             [*(own.expand(len(part.mean), -1, -1) for part in parts), recalled.log_shares.unsqueeze(-1)],
+            n_draws,
         )
 
     def _stretched(self, piece: Sequence[Distribution], spread: np.ndarray) -> list[Distribution]:
-        centre = self._mixed(piece, None).mean()
+        centre = self._mixed(piece, None, piece[0]).mean()
         steps = [column.resolution for column in self._columns]
         cell = np.where(is_mass(piece[0], len(self._columns)), steps, 0.0) / self._scale
         origin = (np.array([column.lower for column in self._columns]) - self._offset) / self._scale
@@ -192,10 +193,13 @@ class _Mixture:
         [S, B, T] each.
     log_shares : list of Tensor
         Of each draw of each part, [S, B, 1], or [S, 1, 1] where they are those of all rows.
+    n_draws : int
+        Draws that are a model's.
     """
 
     parts: list[Distribution]
     log_shares: list[Tensor]
+    n_draws: int
 
     def __len__(self) -> int:
         return self.parts[0].mean.shape[1]
@@ -256,4 +260,4 @@ class _Mixture:
 
     def _n_levels(self, n_wanted: int) -> int:
         """Values that each distribution mixed is to give, so that there are enough of all."""
-        return max(8, n_wanted // sum(len(share) for share in self.log_shares))
+        return max(8, n_wanted // self.n_draws)

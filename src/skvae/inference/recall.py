@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from skvae.data.columns import Column
 from skvae.model.likelihoods import Distribution
 from skvae.model.likelihoods.kernels import Kernels
 from skvae.model.neighbour_graph import Projection, nearest
 
-# Rows recalled for a prediction, and kept, at most.
-_N_NEAR, _N_KEPT = 10, 100_000
+# Rows recalled for a prediction, and kept, at most; and of these the ones that say in which directions rows vary.
+_N_NEAR, _N_KEPT, _N_FOR_PROJECTION = 10, 50_000, 10_000
 # Tried: distances at which a row counts e^{-½}, in median distances to the nearest row; counts of the model; and
 # widths of the kernels about targets, in standard deviations of these.
 _BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4)
 _COUNTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-# Standard errors by which held-out targets have to become likelier, some hundred settings having been tried.
-_ENOUGH = 2.0
+# Standard errors by which held-out targets have to become likelier, some hundred settings having been tried; and the
+# least that is made of what a model says of one, lest it decide alone.
+_ENOUGH, _LEAST_LOG_P = 2.0, -50.0
 
 
 class Recalled(NamedTuple):
@@ -51,10 +54,14 @@ class Recall(nn.Module):
         p(y|x) = \frac{c\, p_{model}(y|x) + \sum_i w_i\, k(y, y_i)}{c + \sum_i w_i}, \qquad
         w_i = \exp\Big(-\frac{\lVert x - x_i \rVert^2}{2 s^2}\Big)
 
-    over the ten nearest rows, as the encoder sees them; k is normal about a target, and where that has a probability
-    (whole numbers, labels, repeated values), all at it. The model counts as c rows: the prediction of a Dirichlet
-    process whose base measure it is (Ferguson 1973), of which rows are observed as far as they are near (compare
-    Dunson, Pillai & Park 2007; of language, Khandelwal, Levy, Jurafsky, Zettlemoyer & Lewis 2020).
+    over the ten nearest rows as they enter the encoder (of over 50 features, their first 50 principal components),
+    times their weights. k is normal about a target, within the range of those observed (see `Kernels`). The model
+    counts as c rows: the prediction of a Dirichlet process whose base measure it is (Ferguson 1973), of which rows
+    are observed as far as they are near (compare Dunson, Pillai & Park 2007; of language, Khandelwal, Levy, Jurafsky,
+    Zettlemoyer & Lewis 2020). At most 50,000 rows are kept.
+
+    Rows that belong together (repeated measurements, twins) recall one another: split them by groups, here too,
+    where new rows will come without theirs.
 
     Parameters
     ----------
@@ -94,18 +101,27 @@ class Recall(nn.Module):
         self.register_buffer("log_weight", torch.zeros(n_rows))
 
     @classmethod
-    def of(cls, features: Tensor, targets: Tensor, weight: Tensor | None) -> Self:
-        """That of rows of `features` [n, F] with `targets` [n, T], which count as much as their weights [n]."""
-        projection = Projection.of(features)
-        points = projection(features)
-        n_rows, n_features = features.shape
-        made = cls(n_rows, n_features, points.shape[1], targets.shape[1]).to(features.device)
+    def of(cls, features: Sequence[Tensor], targets: Tensor, weight: Tensor | None) -> Self:
+        """That of rows of `features`, in pieces [B, F], with `targets` [n, T], which count by their weights [n]."""
+        n_rows, n_features = len(targets), features[0].shape[1]
+        every = max(1, n_rows // _N_FOR_PROJECTION)
+        projection = Projection.of(torch.cat([piece[::every] for piece in features]))
+        points = torch.cat([projection(piece) for piece in features])
+        made = cls(n_rows, n_features, points.shape[1], targets.shape[1]).to(points.device)
         made.centre, made.axes, made.points, made.targets = projection.centre, projection.axes, points, targets
         if weight is not None:
             made.log_weight = weight.log()
         return made
 
-    def fit(self, features: Tensor, own: Tensor, y: Tensor, log_p: Tensor, like: Distribution, unit: Tensor) -> bool:
+    def fit(
+        self,
+        features: Tensor,
+        own: Tensor,
+        y: Tensor,
+        log_p: Tensor,
+        columns: Sequence[Column],
+        like: Distribution,
+    ) -> bool:
         """Choose s, c and the widths of k that make held-out targets likeliest.
 
         Parameters
@@ -118,10 +134,10 @@ class Recall(nn.Module):
             Their targets.
         log_p : Tensor [m, T]
             What the model says of these, log p(y|x).
+        columns : sequence of Column
+            The targets.
         like : Distribution
             Of the targets; it says which have a probability.
-        unit : Tensor [T]
-            Logs of the targets' units, as of a density.
 
         Returns
         -------
@@ -132,11 +148,13 @@ class Recall(nn.Module):
         nearest_one = torch.where(log_weight > -torch.inf, squared, torch.inf).min(0).values.sqrt()
         apart = nearest_one[(nearest_one > 0) & nearest_one.isfinite()]
         unit_distance = float(apart.median()) if len(apart) else 1.0
-        n_targets = y.shape[1]
-        widths = _WIDTHS[-1:] if bool(like.has_mass(targets).all()) else _WIDTHS
-        log_k = torch.stack(
-            [Kernels(targets, y.new_full((n_targets,), width), unit, like).log_prob(y) for width in widths]
-        )  # [H, K, m, T]
+
+        def kernels(width: float) -> Kernels:
+            return Kernels(targets, y.new_full((y.shape[1],), width), columns, like)
+
+        widths = _WIDTHS[-1:] if bool(kernels(_WIDTHS[-1]).is_point.all()) else _WIDTHS
+        log_k = torch.stack([kernels(width).log_prob(y) for width in widths])  # [H, K, m, T]
+        log_p = log_p.nan_to_num(nan=_LEAST_LOG_P).clamp(min=_LEAST_LOG_P)
         most, gain = -math.inf, y.new_zeros(len(y))
         for bandwidth in (unit_distance * factor for factor in _BANDWIDTHS):
             log_w = log_weight - squared / (2 * bandwidth**2)  # [K, m]
@@ -186,4 +204,6 @@ class Recall(nn.Module):
 
 def kept(n_rows: int) -> Tensor:
     """Positions of the rows to keep, evenly among `n_rows`."""
-    return torch.arange(n_rows) if n_rows <= _N_KEPT else torch.linspace(0, n_rows - 1, _N_KEPT).long()
+    if n_rows <= _N_KEPT:
+        return torch.arange(n_rows)
+    return torch.linspace(0, n_rows - 1, _N_KEPT, dtype=torch.float64).long()

@@ -74,7 +74,8 @@ class Projection:
         if features.shape[1] <= _MAX_DIMENSIONS:
             return cls(centre, None)
         centred = features - centre
-        return cls(centre, torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -_MAX_DIMENSIONS:])
+        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -_MAX_DIMENSIONS:]
+        return cls(centre, axes.contiguous())  # a view would keep all the others
 
     def __call__(self, features: Tensor) -> Tensor:
         centred = features - self.centre
