@@ -62,8 +62,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         or as many as together see some 100,000, if `max_epochs` is left open and `quality` is not "fast"; else 1.
     recall : bool
         Whether the labels of near rows of the training data may be mixed into the probabilities (see `Recall`), which
-        is done where held-out labels become likelier by it. The fitted model then holds these rows, as its encoder
-        sees them, with their labels.
+        is done where held-out labels become likelier by it. The fitted model then holds these rows, as they
+        enter its encoder, with their labels.
     class_weight : None, "balanced" or dict
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective

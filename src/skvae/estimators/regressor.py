@@ -60,8 +60,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         and `quality` is not "fast"; else 1.
     recall : bool
         Whether the targets of near rows of the training data may be mixed into predictions (see `Recall`), which is
-        done where held-out targets become likelier by it. The fitted model then holds these rows, as its encoder
-        sees them, with their targets.
+        done where held-out targets become likelier by it. The fitted model then holds these rows, as they enter its
+        encoder, with their targets.
     calibration_fraction : float
         Share of the labelled rows (at least 20, at most 1,000) that serve nothing but `predict_interval`; 0 for
         none. None are set aside below 100 labelled rows.

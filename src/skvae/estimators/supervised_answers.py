@@ -95,7 +95,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         return pieces
 
     def _seen_features(self, rows: Batch) -> list[torch.Tensor]:
-        """Consecutive rows as the first member's encoder sees them, [B, F] each."""
+        """Consecutive rows as they enter the first member's encoder, [B, F] each."""
         first = self.estimators_[0]
         with first._answering(_ROWS_AT_ONCE):
             return [first.model_.embedding(piece.values, piece.mask) for piece in rows.chunks(_ROWS_AT_ONCE)]
@@ -133,7 +133,10 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     # -- saving
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Save the fitted estimator as a folder of JSON and safetensors; see `VAE.save`."""
+        """Save the fitted estimator as a folder of JSON and safetensors; see `VAE.save`.
+
+        The rows of `recall_`, if there are any, are in it, as they enter the encoder, with their targets.
+        """
         check_is_fitted(self)
         persistence.save(self, Path(path), overwrite=overwrite)
 
