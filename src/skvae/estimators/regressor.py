@@ -77,7 +77,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     target_weight_ : float
     recall_ : Recall or None
         The rows that are recalled, with `bandwidth`, `count` and `width`; None where held-out targets did not become
-        likelier by two standard errors, where there are none (below 100 labelled rows, or without early stopping),
+        likelier by three standard errors, where there are none (below 100 labelled rows, or without early stopping),
         and after `partial_fit`.
     trials_ : list of dict
         Held-out log p(y|x), in nats, of everything that was tried: the choices of "auto", each for a quarter of the

@@ -21,9 +21,9 @@ _N_NEAR, _N_KEPT, _N_FOR_PROJECTION = 10, 50_000, 10_000
 _BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4)
 _COUNTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-# Standard errors by which held-out targets have to become likelier, some hundred settings having been tried; and the
-# least that is made of what a model says of one, lest it decide alone.
-_ENOUGH, _LEAST_LOG_P = 2.0, -50.0
+# Standard errors by which held-out targets have to become likelier: the best of some hundred settings is better by
+# two of chance alone. And the least that is made of what a model says of one, lest it decide alone.
+_ENOUGH, _LEAST_LOG_P = 3.0, -50.0
 
 
 class Recalled(NamedTuple):
@@ -142,7 +142,7 @@ class Recall(nn.Module):
         Returns
         -------
         bool
-            Whether they become likelier than by the model alone, by two standard errors of the difference.
+            Whether they become likelier than by the model alone, by three standard errors of the difference.
         """
         squared, log_weight, targets = self._near(features, own)
         nearest_one = torch.where(log_weight > -torch.inf, squared, torch.inf).min(0).values.sqrt()
