@@ -393,12 +393,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             return 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2 - float(log_q.sum())
 
         self.temperature_ = float(np.exp(minimize_scalar(cost, bounds=(-1.5, 2.5), method="bounded").x))
-        self._fit_recall(rows, held_out, calibration)
-
-    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
-        assert rows.target is not None
-        log_p = torch.from_numpy(self._log_probs([member], rows, self.temperature_)).to(rows.target)
-        return log_p.gather(1, rows.target.long())
+        tempered = log_softmax(log_p / self.temperature_, axis=1)
+        self._fit_recall(rows, held_out, np.take_along_axis(tempered, code[:, None], axis=1), calibration)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """From the centre of all classes to the posterior means of each, [K, D]."""

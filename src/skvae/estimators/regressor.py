@@ -339,9 +339,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         not trained on.
         """
         self._spread, self._residuals = None, np.zeros((0, len(self._columns)))
-        if held_out:  # first without, lest rows be recalled for no other reason than that the models are too sure
-            self._spread = self._best_fit([([member], its, None) for member, its in held_out])[1]
-        own = self._fit_recall(rows, held_out, calibration)
+        own: list[torch.Tensor] | list[None] = []
+        if held_out:  # stretched before, lest rows be recalled for no other reason than that the models are too sure
+            alone, _, y = self._best_fit([([member], its, None) for member, its in held_out])
+            own = self._fit_recall(rows, held_out, alone.log_prob(y).reshape(y.shape), calibration)
         asked: list[tuple[list[VAE], Batch, torch.Tensor | None]]
         if calibration is None:
             asked = [([member], its, places) for (member, its), places in zip(held_out, own, strict=True)]
@@ -371,11 +372,6 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         y = np.concatenate([self._in_units(its) for _, its, _ in asked])
         spread = found.best_spread(y, _SPREADS)
         return found.stretched(spread), spread, y
-
-    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
-        y = self._in_units(rows)
-        log_p = Predictive(self._answers([member], rows), self._columns, self._spread).log_prob(y)
-        return torch.from_numpy(log_p.reshape(y.shape)).to(rows.values)
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""

@@ -231,18 +231,23 @@ class SupervisedVAE(SupervisedAnswers):
         self._calibrate(rows, own, calibration)
 
     def _fit_recall(
-        self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None
+        self, rows: Batch, held_out: list[tuple[VAE, Batch]], log_p: np.ndarray, calibration: Batch | None
     ) -> list[torch.Tensor] | list[None]:
         """Keep labelled rows to be recalled, if the held-out targets of each member become likelier by it.
 
         Those that calibrate are not among them, lest intervals be made for rows that are recalled themselves.
+
+        Parameters
+        ----------
+        log_p : ndarray [n, T]
+            log p(y|x) of all held-out rows, by the member that has held each out.
 
         Returns
         -------
         list of Tensor or None
             Where the rows held out of each member are among those kept.
         """
-        if not (held_out and self.get_params(deep=False)["recall"]):
+        if not self.get_params(deep=False)["recall"]:
             return [None] * len(held_out)
         keep = self._labelled(rows)
         if rows.weight is not None:
@@ -261,7 +266,7 @@ class SupervisedVAE(SupervisedAnswers):
             torch.cat([features for _, its in held_out for features in self._seen_features(its)]),
             torch.cat(own),
             torch.cat([its.target for _, its in held_out if its.target is not None]),
-            torch.cat([self._log_p_of_target(member, its) for member, its in held_out]),
+            torch.from_numpy(log_p).to(some.target),
             self._columns,
             self._answers([held_out[0][0]], held_out[0][1].rows(torch.zeros_like(own[0][:1])))[0][0],
         )
@@ -375,10 +380,6 @@ class SupervisedVAE(SupervisedAnswers):
 
     def _calibrate(self, rows: Batch, held_out: list[tuple[VAE, Batch]], calibration: Batch | None) -> None:
         """Fit what is fitted after training; `held_out` has the members with the rows that each has chosen by."""
-        raise NotImplementedError
-
-    def _log_p_of_target(self, member: VAE, rows: Batch) -> torch.Tensor:
-        """log p(y|x) [n, T] of rows with targets, by a member."""
         raise NotImplementedError
 
 

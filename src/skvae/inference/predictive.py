@@ -142,15 +142,13 @@ class Predictive:
         n_draws = sum(len(part.mean) for part in parts)
         like = parts[0].mean
         log_share = like.new_full((1, 1, 1), -math.log(n_draws))
-        if recalled is None:
-            return _Mixture(list(parts), [log_share.expand(len(part.mean), -1, -1) for part in parts], n_draws)
-        own = recalled.log_model_share.unsqueeze(-1) + log_share
-        kernels = Kernels(recalled.targets, recalled.width, self._columns, core)
-        return _Mixture(
-            [*parts, kernels],
-            [*(own.expand(len(part.mean), -1, -1) for part in parts), recalled.log_shares.unsqueeze(-1)],
-            n_draws,
-        )
+        if recalled is not None:
+            log_share = log_share + recalled.log_model_share.unsqueeze(-1)
+        mixed = _Mixture(list(parts), [log_share.expand(len(part.mean), -1, -1) for part in parts], n_draws)
+        if recalled is not None:
+            mixed.parts.append(Kernels(recalled.targets, recalled.width, self._columns, core))
+            mixed.log_shares.append(recalled.log_shares.unsqueeze(-1))
+        return mixed
 
     def _stretched(self, piece: Sequence[Distribution], spread: np.ndarray) -> list[Distribution]:
         centre = self._mixed(piece, None, piece[0]).mean()
@@ -208,6 +206,11 @@ class _Mixture:
     def _shares(self) -> list[Tensor]:
         return [log_share.exp() for log_share in self.log_shares]
 
+    @property
+    def _every_share(self) -> Tensor:
+        """Of all that is mixed and all rows, [M, B, 1]."""
+        return torch.cat([share.expand(-1, len(self), -1) for share in self._shares])
+
     def mean(self) -> Tensor:
         return self._expected([part.mean for part in self.parts])
 
@@ -239,22 +242,21 @@ class _Mixture:
         """Values [N, B, T] that stand for the mixture, the same quantiles of all that is mixed, and their shares."""
         n_each = self._n_levels(_N_VALUES)
         levels = ((torch.arange(n_each) + 0.5) / n_each).tolist()
-        shares = torch.cat([share.expand(-1, len(self), -1) for share in self._shares]) / n_each
-        return torch.cat([self._icdf(p) for p in levels]), shares.repeat(n_each, 1, 1)
+        shares = (self._every_share / n_each).repeat(n_each, 1, 1)
+        return torch.cat([self._icdf(p) for p in levels]), shares
 
     def std(self) -> Tensor:
         """Standard deviations [B, T], by the trapezoid rule over normal scores, which does not cut off the tails."""
         scores = torch.linspace(-4, 4, self._n_levels(_N_SCORES), device=self.parts[0].mean.device)
         values = torch.stack([self._icdf(float(p)) for p in torch.special.ndtr(scores)])  # [N, M, B, T]
-        shares = torch.cat([share.expand(-1, len(self), -1) for share in self._shares])  # [M, B, 1]
-        weights = (-0.5 * scores.square()).softmax(0).view(-1, 1, 1, 1) * shares
+        weights = (-0.5 * scores.square()).softmax(0).view(-1, 1, 1, 1) * self._every_share
         mean = (weights * values).sum((0, 1))
         return (weights * (values - mean).square()).sum((0, 1)).sqrt()
 
     def draw(self, u: Tensor) -> Tensor:
         """Draws [B, T] for `u` [B, 1 + T]."""
         each = torch.cat([part.icdf(u[:, 1:].expand(len(part.mean), -1, -1)) for part in self.parts])  # [M, B, T]
-        cumulative = torch.cat([share.expand(-1, len(self), -1) for share in self._shares]).cumsum(0).squeeze(-1)
+        cumulative = self._every_share.cumsum(0).squeeze(-1)
         chosen = (cumulative < u[:, 0] * cumulative[-1]).sum(0)
         return each[chosen, torch.arange(len(u), device=u.device)]
 
