@@ -15,6 +15,7 @@ from skvae import ELBO, IWAE, MMD, VAE, Neighbours, VAEClassifier, load
 from skvae.data.batch import Batch
 from skvae.model import neighbour_graph
 from skvae.model.neighbour_graph import Projection, nearest
+from skvae.model.oriented_gradients import oriented_gradients
 
 
 def terms_with_partners(weight=None):
@@ -123,6 +124,38 @@ def test_the_projection_keeps_the_most_variable_directions():
     torch.testing.assert_close(Projection.of(few)(few).diff(dim=0), few.diff(dim=0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_the_graph_of_outlines(share):
+    X = torch.from_numpy(load_digits().images[:100]).float()
+    rows, others = Batch(X[:80].flatten(1)), Batch(X[80:].flatten(1))
+    model = SimpleNamespace(n_columns=64, image_shape=(1, 8, 8), embedding=lambda values, mask: values)
+    part = Neighbours(n_neighbors=4, hog=share)
+    part.prepare(model, rows)
+
+    def spread(features):
+        return math.sqrt(features[:80].var(0).sum())
+
+    outlines, pixels = oriented_gradients(X.unsqueeze(1)), X.flatten(1)
+    places = math.sqrt(share) * outlines / spread(outlines)
+    if share < 1:
+        places = torch.cat([places, math.sqrt(1 - share) * pixels / spread(pixels)], dim=1)
+    places = Projection.of(places[:80])(places).numpy()  # both in the dimensions of the training rows
+    expected = NearestNeighbors(n_neighbors=4).fit(places[:80])
+    np.testing.assert_array_equal(part.graph, expected.kneighbors(return_distance=False))
+    near = expected.kneighbors(places[80:], return_distance=False)
+    drawn = part.partners_of_others(model, others, torch.Generator().manual_seed(0))
+    assert all(int(p) in row for p, row in zip(drawn, near, strict=True))
+
+
+def test_identical_outlines_make_no_graph_of_their_own():
+    flat = torch.arange(6.0).unsqueeze(1).expand(6, 16).contiguous()  # six shades without an outline
+    model = SimpleNamespace(n_columns=16, image_shape=(1, 4, 4), embedding=lambda values, mask: values)
+    part = Neighbours(n_neighbors=1, hog=0.5)
+    part.prepare(model, Batch(flat))
+    assert part.graph[0].tolist() == [1]
+    assert part.graph[5].tolist() == [4]
+
+
 def test_partners_are_neighbours():
     part = Neighbours(n_neighbors=3)
     part.graph = torch.tensor([[1, 2, 3], [0, 2, 3], [3, 1, 0], [2, 0, 1]])
@@ -216,6 +249,8 @@ def test_neighbours_are_to_have_the_same_label(X):
         (Neighbours(attraction=0.5), r"attraction=0.5\): expected a number ≥ 1"),
         (Neighbours(scale=0), r"scale=0\): expected a finite number > 0"),
         (Neighbours(space="pixels"), r"space='pixels'\): expected one of"),
+        (Neighbours(hog=1.5), r"hog=1.5\): expected a share from 0 to 1"),
+        (Neighbours(hog=0.5), "Neighbours\\(hog=0.5\\) compares outlines.*rows are no images; set image_shape"),
         (Neighbours() + Neighbours(), "two parts which give rows a partner"),
     ],
 )

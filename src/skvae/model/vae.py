@@ -212,6 +212,7 @@ class LatentVariableModel(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         self.n_columns = len(columns)
+        self.image_shape = image_shape
         self.embedding = Embedding(columns, masks, piecewise=piecewise)
         if not isinstance(n_context, Mapping):
             n_context = dict.fromkeys(("encoder", "decoder", "prior"), n_context)

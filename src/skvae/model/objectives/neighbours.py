@@ -12,6 +12,7 @@ from skvae.model.checks import check, check_weight, check_whole, is_number
 from skvae.model.neighbour_graph import Projection, nearest
 from skvae.model.objectives.base import Penalty
 from skvae.model.objectives.sums import Regulariser
+from skvae.model.oriented_gradients import SMALLEST_SIDE, oriented_gradients
 from skvae.model.vae import LatentVariableModel, Terms
 
 _ROWS_AT_ONCE = 8192
@@ -48,6 +49,9 @@ class Neighbours(Regulariser):
     which is for models trained before. The best epoch is that of the best bound less w C times this term, where
     held-out rows are given neighbours among the training rows.
 
+    Two images are near as their pixels are, to which brightness matters most; with `hog` as their outlines are, which
+    tell things from one another far better, but the map is then no longer one of the pixels. Both may be mixed.
+
     Compares the rows of a batch: its value depends on which rows come together, and grows with their number. A map
     of two dimensions asks more of an encoder than a bound does: `encoder="residual"` follows the graph much closer
     than the default.
@@ -64,6 +68,9 @@ class Neighbours(Regulariser):
         s, the distance at which q is a half.
     space : {"rows", "latents"}
         Where neighbours are near.
+    hog : float
+        For images: share that their histograms of oriented gradients (Dalal & Triggs 2005; `oriented_gradients`) have
+        in the squared distance, beside pixels or latents, each with a total variance of 1.
     """
 
     alias = "neighbours"
@@ -78,6 +85,7 @@ class Neighbours(Regulariser):
         attraction: float = 1.0,
         scale: float = 0.3,
         space: str = "rows",
+        hog: float = 0.0,
     ) -> None:
         super().__init__()
         self.weight = weight
@@ -85,6 +93,7 @@ class Neighbours(Regulariser):
         self.attraction = attraction
         self.scale = scale
         self.space = space
+        self.hog = hog
         self.register_buffer("graph", None, persistent=False)
 
     def check(self) -> None:
@@ -94,6 +103,7 @@ class Neighbours(Regulariser):
         check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "scale", lambda v: is_number(v) and 0 < v < math.inf, "a finite number > 0")
         check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
+        check(self, "hog", lambda v: is_number(v) and 0 <= v <= 1, "a share from 0 to 1")
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
         """Make the graph.
@@ -101,11 +111,18 @@ class Neighbours(Regulariser):
         Raises
         ------
         ValueError
-            If there is no second row.
+            If there is no second row; with `hog`, if rows are not images of at least 4 × 4 pixels.
         """
         if len(rows) < 2:
             raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
         self._n_columns = model.n_columns
+        if self.hog and (model.image_shape is None or min(model.image_shape[1:]) < SMALLEST_SIDE):
+            what = "rows are no images" if model.image_shape is None else f"images are {model.image_shape}"
+            raise ValueError(
+                f"{self!r} compares outlines, of images of {SMALLEST_SIDE} × {SMALLEST_SIDE} pixels or more, and "
+                f"{what}; set image_shape, or leave hog on 0"
+            )
+        self._unit: list[Tensor] | None = None
         features = self._features(model, rows)
         # Copies of a row are one point, and no neighbours: nothing would be learned from drawing them together.
         different, point = torch.unique(features, dim=0, return_inverse=True)
@@ -133,9 +150,24 @@ class Neighbours(Regulariser):
 
     def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         """Where the rows are, [n, F]."""
+        pieces = rows.chunks(_ROWS_AT_ONCE)
+        if not self.hog:
+            return torch.cat([self._place(model, piece) for piece in pieces])
+        parts = [torch.cat([_outlines(model, piece) for piece in pieces])]
+        if self.hog < 1:
+            parts.append(torch.cat([self._place(model, piece) for piece in pieces]))
+        if self._unit is None:  # of training rows, which come first
+            self._unit = [_spread(part) for part in parts]
+        shares = (self.hog, 1 - self.hog)
+        return torch.cat(
+            [part * (math.sqrt(share) / unit) for part, share, unit in zip(parts, shares, self._unit, strict=False)],
+            dim=1,
+        )
+
+    def _place(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         if self.space == "latents":
-            return torch.cat([model.encode(piece).mean for piece in rows.chunks(_ROWS_AT_ONCE)])
-        return torch.cat([model.embedding(piece.values, piece.mask) for piece in rows.chunks(_ROWS_AT_ONCE)])
+            return model.encode(rows).mean
+        return model.embedding(rows.values, rows.mask)
 
     def penalty(self, terms: Terms) -> Penalty:
         assert terms.partners is not None
@@ -174,3 +206,15 @@ class Neighbours(Regulariser):
 
 def _log(probability: Tensor) -> Tensor:
     return torch.log(probability + _LEAST_AFFINITY)
+
+
+def _outlines(model: LatentVariableModel, rows: Batch) -> Tensor:
+    assert model.image_shape is not None
+    shown = None if rows.mask is None else rows.mask.unflatten(1, model.image_shape)
+    return oriented_gradients(rows.values.unflatten(1, model.image_shape), shown)
+
+
+def _spread(features: Tensor) -> Tensor:
+    """The root of the total variance, or 1 where there is none."""
+    spread = features.var(0).sum().sqrt()
+    return torch.where(spread > 0, spread, 1.0)
