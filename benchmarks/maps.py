@@ -36,8 +36,8 @@ def fashion(n_rows):
 
 
 DATA = {"digits": digits, "fashion": fashion}
-# A map of Fashion-MNIST needs many steps; batches, epochs, the share of outlines and the attraction were chosen on the
-# last 10,000 training images.
+# A map of Fashion-MNIST needs many steps; batches, epochs, the share of outlines and the attraction were chosen on
+# the last 10,000 training images.
 FEW_EPOCHS, MANY_EPOCHS = {"digits": 300, "fashion": 40}, {"digits": 300, "fashion": 100}
 
 

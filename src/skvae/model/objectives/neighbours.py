@@ -69,8 +69,9 @@ class Neighbours(Regulariser):
     space : {"rows", "latents"}
         Where neighbours are near.
     hog : float
-        For images: share that their histograms of oriented gradients (Dalal & Triggs 2005; `oriented_gradients`) have
-        in the squared distance, beside pixels or latents, each with a total variance of 1.
+        Of images of 4 × 4 pixels or more: share that their histograms of oriented gradients (Dalal & Triggs 2005;
+        `oriented_gradients`) have in the squared distance, beside pixels or latents, each with a total variance of 1.
+        Of other rows, as the latents that the second stage of structure="m1+m2" is given, nothing changes.
     """
 
     alias = "neighbours"
@@ -111,17 +112,11 @@ class Neighbours(Regulariser):
         Raises
         ------
         ValueError
-            If there is no second row; with `hog`, if rows are not images of at least 4 × 4 pixels.
+            If there is no second row.
         """
         if len(rows) < 2:
             raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
         self._n_columns = model.n_columns
-        if self.hog and (model.image_shape is None or min(model.image_shape[1:]) < SMALLEST_SIDE):
-            what = "rows are no images" if model.image_shape is None else f"images are {model.image_shape}"
-            raise ValueError(
-                f"{self!r} compares outlines, of images of {SMALLEST_SIDE} × {SMALLEST_SIDE} pixels or more, and "
-                f"{what}; set image_shape, or leave hog on 0"
-            )
         self._unit: list[Tensor] | None = None
         features = self._features(model, rows)
         # Copies of a row are one point, and no neighbours: nothing would be learned from drawing them together.
@@ -151,7 +146,7 @@ class Neighbours(Regulariser):
     def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         """Where the rows are, [n, F]."""
         pieces = rows.chunks(_ROWS_AT_ONCE)
-        if not self.hog:
+        if not self.hog or not _have_outlines(model):
             return torch.cat([self._place(model, piece) for piece in pieces])
         parts = [torch.cat([_outlines(model, piece) for piece in pieces])]
         if self.hog < 1:
@@ -206,6 +201,10 @@ class Neighbours(Regulariser):
 
 def _log(probability: Tensor) -> Tensor:
     return torch.log(probability + _LEAST_AFFINITY)
+
+
+def _have_outlines(model: LatentVariableModel) -> bool:
+    return model.image_shape is not None and min(model.image_shape[1:]) >= SMALLEST_SIDE
 
 
 def _outlines(model: LatentVariableModel, rows: Batch) -> Tensor:
