@@ -48,6 +48,14 @@ def test_pair_by_pair(attraction, scale, weight):
     assert torch.isfinite(terms.posterior.mean.grad).all()
 
 
+@pytest.mark.parametrize(("progress", "factor"), [(0.0, 8.0), (0.25, 4.5), (0.5, 1.0), (0.9, 1.0), (1.0, 1.0)])
+def test_attraction_is_exaggerated_at_first(progress, factor):
+    terms = terms_with_partners()
+    terms.progress = torch.tensor(progress)
+    exaggerated = Neighbours(attraction=1.5, early_exaggeration=8.0).double().penalty(terms)
+    torch.testing.assert_close(exaggerated.loss, Neighbours(attraction=1.5 * factor).double().penalty(terms).loss)
+
+
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5, 0.5, 1.5, 0.5]])
 def test_pair_by_pair_of_labels(weight):
     """Where labels are summed out, of which each row has three copies in a batch."""
@@ -258,6 +266,7 @@ def test_neighbours_are_to_have_the_same_label(X):
         (Neighbours(weight=-1), "weight=-1"),
         (Neighbours(n_neighbors=0), "n_neighbors=0"),
         (Neighbours(attraction=0.5), r"attraction=0.5\): expected a number ≥ 1"),
+        (Neighbours(early_exaggeration=0.5), r"early_exaggeration=0.5\): expected a number ≥ 1"),
         (Neighbours(scale=0), r"scale=0\): expected a finite number > 0"),
         (Neighbours(space="pixels"), r"space='pixels'\): expected one of"),
         (Neighbours(hog=1.5), r"hog=1.5\): expected a share from 0 to 1"),

@@ -16,6 +16,8 @@ from skvae.model.oriented_gradients import SMALLEST_SIDE, oriented_gradients
 from skvae.model.vae import LatentVariableModel, Terms
 
 _ROWS_AT_ONCE = 8192
+# Share of the training in which exaggeration fades.
+_EXAGGERATED = 0.5
 SPACES = ("rows", "latents")
 # Added to the probability that two rows have the same label, whose logarithm is taken.
 _LEAST_AFFINITY = 1e-6
@@ -72,6 +74,9 @@ class Neighbours(Regulariser):
         Of images of 4 × 4 pixels or more: share that their histograms of oriented gradients (Dalal & Triggs 2005;
         `oriented_gradients`) have in the squared distance, beside pixels or latents, each with a total variance of 1.
         Of other rows, as the latents that the second stage of structure="m1+m2" is given, nothing changes.
+    early_exaggeration : float
+        Factor of the attraction at first, from which it falls to 1 by half of the training, as in t-SNE (van der
+        Maaten & Hinton 2008, section 3.4): groups find together before they are pushed apart.
     """
 
     alias = "neighbours"
@@ -87,6 +92,7 @@ class Neighbours(Regulariser):
         scale: float = 0.3,
         space: str = "rows",
         hog: float = 0.0,
+        early_exaggeration: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = weight
@@ -95,6 +101,7 @@ class Neighbours(Regulariser):
         self.scale = scale
         self.space = space
         self.hog = hog
+        self.early_exaggeration = early_exaggeration
         self.register_buffer("graph", None, persistent=False)
 
     def check(self) -> None:
@@ -102,6 +109,7 @@ class Neighbours(Regulariser):
         check_weight(self, "weight")
         check_whole(self, "n_neighbors", 1)
         check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
+        check(self, "early_exaggeration", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "scale", lambda v: is_number(v) and 0 < v < math.inf, "a finite number > 0")
         check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
         check(self, "hog", lambda v: is_number(v) and 0 <= v <= 1, "a share from 0 to 1")
@@ -168,7 +176,7 @@ class Neighbours(Regulariser):
         assert terms.partners is not None
         probs = None if terms.supervision is None else terms.supervision.probs
         here, there = (terms.z[0] if probs is None else probs), terms.partners
-        attraction = self.attraction
+        attraction = self._attraction(terms.progress)
         every = torch.cat([here, there])  # [2 B, D]
         if probs is None:
             log_q, together = self._log_cauchy(here, every), self._log_cauchy_of_pairs(here, there)
@@ -184,6 +192,13 @@ class Neighbours(Regulariser):
         term = (apart - attraction * together).repeat(n_copies)
         n_columns = terms.batch.values.shape[1]
         return Penalty(loss=self.weight * n_columns * term, named={"neighbours": term})
+
+    def _attraction(self, progress: Tensor | float) -> Tensor | float:
+        """a, more at first."""
+        if self.early_exaggeration == 1:
+            return self.attraction
+        left = (1 - torch.as_tensor(progress) / _EXAGGERATED).clamp(min=0)
+        return self.attraction * (1 + (self.early_exaggeration - 1) * left)
 
     def _log_cauchy(self, rows: Tensor, others: Tensor) -> Tensor:
         """log q of rows [B, D] and others [M, D], [B, M]."""
