@@ -176,10 +176,10 @@ class Neighbours(Regulariser):
         assert terms.partners is not None
         probs = None if terms.supervision is None else terms.supervision.probs
         here, there = (terms.z[0] if probs is None else probs), terms.partners
-        attraction = self._attraction(terms.progress)
         every = torch.cat([here, there])  # [2 B, D]
         if probs is None:
             log_q, together = self._log_cauchy(here, every), self._log_cauchy_of_pairs(here, there)
+            attraction = self._attraction(terms.progress)
         else:
             log_q, together = _log(here @ every.mT), _log((here * there).sum(-1))
             attraction = 1.0  # with more, all rows fall into one label before they can spread
