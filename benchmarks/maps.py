@@ -37,7 +37,7 @@ def fashion(n_rows):
 
 DATA = {"digits": digits, "fashion": fashion}
 # A map of Fashion-MNIST needs many steps; batches, epochs and the parameters of Neighbours were chosen on the last
-# 10,000 training images, whose labels nothing else has seen.
+# 10,000 training images.
 FEW_EPOCHS, MANY_EPOCHS = {"digits": 300, "fashion": 40}, {"digits": 300, "fashion": 100}
 
 
