@@ -81,7 +81,7 @@ MAPS = {
         2,
         MANY_EPOCHS,
         256,
-        objective=ELBO() + Neighbours(hog=0.25, early_exaggeration=4),
+        objective=ELBO() + Neighbours(attraction=1.3, hog=0.55, early_exaggeration=4),
         encoder="residual",
         decoder="mlp",
     ),
