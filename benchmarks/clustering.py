@@ -31,6 +31,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import minmax_scale
 
+from comparison import shown
 from data import ROOT, fashion_mnist, peer_python
 from skvae import ELBO, Neighbours, VAEClusterer
 from skvae.evaluation import clustering_accuracy
@@ -158,15 +159,6 @@ def main() -> None:
                 results.append(found | {"seconds": time.perf_counter() - start})
                 print(f"  {data} {name} seed {seed}: {shown(results[-1:])}", flush=True)
             print(f"{data:8} {name:17} {shown(results)}", flush=True)
-
-
-def shown(results) -> str:
-    pieces = []
-    for measure in results[0]:
-        values = [result[measure] for result in results]
-        spread = f" ± {np.std(values, ddof=1):.3f} (worst {min(values):.3f})" if len(values) > 1 else ""
-        pieces.append(f"{measure} {np.mean(values):.3f}{spread}")
-    return ", ".join(pieces)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,16 @@ def asked(about: str | None, data: Iterable[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def shown(seeds: list[Measures]) -> str:
+    """Mean ± sd, and the least, of every measure over the seeds; of a single seed its values."""
+    pieces = []
+    for measure in seeds[0]:
+        values = [seed[measure] for seed in seeds]
+        spread = f" ± {np.std(values, ddof=1):.4f} (least {min(values):.4f})" if len(values) > 1 else ""
+        pieces.append(f"{measure} {np.mean(values):.4f}{spread}")
+    return ", ".join(pieces)
+
+
 class Results:
     """What a section measured: of each data set and model, the measures of every seed."""
 

@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.model_selection import train_test_split
 
+from comparison import shown
 from data import fashion_mnist
 from skvae import ELBO, VAE, Neighbours
 from skvae.evaluation import continuity, knn_accuracy
@@ -126,15 +127,6 @@ def main() -> None:
                 results.append(measures(X, y, X_test, y_test, Z, Z_test) | {"seconds": seconds})
                 print(f"  {data} {name} seed {seed}: {shown(results[-1:])}", flush=True)
             print(f"{data:8} {name:31} {shown(results)}", flush=True)
-
-
-def shown(results) -> str:
-    pieces = []
-    for measure in results[0]:
-        values = [result[measure] for result in results]
-        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-        pieces.append(f"{measure} {np.mean(values):.4f}{spread}")
-    return ", ".join(pieces)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def fitted(X):
     return small().fit(X)
 
 
-# MKL rounds products of fewer than 16 units by where a row lies in memory, on AMD's processors with AVX-512.
+# MKL rounds products of fewer than 16 units by where a row lies in memory, on an AMD processor with AVX-512.
 @every_check(VAE(max_epochs=3, hidden_sizes=(16,), batch_size=16))
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -125,7 +125,7 @@ class Neighbours(Regulariser):
         if len(rows) < 2:
             raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
         self._n_columns = model.n_columns
-        self._unit: list[Tensor] | None = None
+        self._factors: list[Tensor] | None = None
         features = self._features(model, rows)
         # Copies of a row are one point, and no neighbours: nothing would be learned from drawing them together.
         different, point = torch.unique(features, dim=0, return_inverse=True)
@@ -153,19 +153,15 @@ class Neighbours(Regulariser):
 
     def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         """Where the rows are, [n, F]."""
+        hog = self.hog if self.hog and _have_outlines(model) else 0.0
+        shared = [(where, share) for where, share in ((_outlines, hog), (self._place, 1 - hog)) if share]
         pieces = rows.chunks(_ROWS_AT_ONCE)
-        if not self.hog or not _have_outlines(model):
-            return torch.cat([self._place(model, piece) for piece in pieces])
-        parts = [torch.cat([_outlines(model, piece) for piece in pieces])]
-        if self.hog < 1:
-            parts.append(torch.cat([self._place(model, piece) for piece in pieces]))
-        if self._unit is None:  # of training rows, which come first
-            self._unit = [_spread(part) for part in parts]
-        shares = (self.hog, 1 - self.hog)
-        return torch.cat(
-            [part * (math.sqrt(share) / unit) for part, share, unit in zip(parts, shares, self._unit, strict=False)],
-            dim=1,
-        )
+        parts = [torch.cat([where(model, piece) for piece in pieces]) for where, _ in shared]
+        if len(parts) == 1:
+            return parts[0]
+        if self._factors is None:  # of training rows, which come first
+            self._factors = [math.sqrt(share) / _spread(part) for part, (_, share) in zip(parts, shared, strict=True)]
+        return torch.cat([part * factor for part, factor in zip(parts, self._factors, strict=True)], dim=1)
 
     def _place(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         if self.space == "latents":
