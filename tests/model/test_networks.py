@@ -158,7 +158,7 @@ def test_what_a_parameter_stands_for(value, cls):
 
 
 def test_what_a_parameter_does_not_stand_for():
-    with pytest.raises(ValueError, match=r"encoder='cnn' is not understood; expected one of \['conv', 'mlp', .*\]"):
+    with pytest.raises(ValueError, match=r"encoder='cnn' is not understood; expected one of \['conv', 'hog', .*\]"):
         network("cnn", MLP(()), "encoder")
 
 

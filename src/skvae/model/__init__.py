@@ -31,6 +31,7 @@ from skvae.model.objectives import (
     RAE,
     BetaTCVAE,
     FactorVAE,
+    LabelSpreading,
     Losses,
     Neighbours,
     Objective,
@@ -38,6 +39,7 @@ from skvae.model.objectives import (
     Regulariser,
     Sum,
 )
+from skvae.model.oriented_gradients import OrientedGradients
 from skvae.model.posteriors import Deterministic, DiagonalNormal, FlowPosterior, FullNormal, Posterior
 from skvae.model.priors import (
     AutoregressivePrior,
@@ -79,6 +81,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Ignorable",
+    "LabelSpreading",
     "LatentVariableModel",
     "Likelihood",
     "LinearMasking",
@@ -91,6 +94,7 @@ __all__ = [
     "Network",
     "Objective",
     "Ordinal",
+    "OrientedGradients",
     "Penalty",
     "Poisson",
     "Posterior",

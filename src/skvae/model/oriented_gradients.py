@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skvae.model.component import resolve
+from skvae.model.convolution import ConvNet
+from skvae.model.networks import Network
+
+# A power of two.
 _N_ORIENTATIONS = 8
 # Cells to the shorter side; windows overlap by half.
 _CELLS = 5
@@ -34,13 +40,84 @@ def oriented_gradients(pixels: Tensor, shown: Tensor | None = None) -> Tensor:
     length = torch.hypot(across, down)  # [n, channels, height − 1, width − 1]
     if shown is not None:
         length = length * (shown[..., 1:, 1:] & shown[..., 1:, :-1] & shown[..., :-1, 1:])
-    strongest = length.argmax(1, keepdim=True)
-    across, down, length = (t.gather(1, strongest).squeeze(1) for t in (across, down, length))
-    turn = torch.atan2(down, across) * (_N_ORIENTATIONS / math.tau)  # in steps between orientations
-    orientation = torch.arange(_N_ORIENTATIONS, device=pixels.device).view(-1, 1, 1)
-    half = _N_ORIENTATIONS / 2
-    apart = (turn.unsqueeze(1) - orientation + half).remainder(_N_ORIENTATIONS) - half
-    votes = (1 - apart.abs()).clamp(min=0) * length.sqrt().unsqueeze(1)  # [n, orientations, …]
-    window = max(2, round(min(pixels.shape[-2:]) / _CELLS))
-    cells = F.avg_pool2d(votes, window, stride=max(1, window // 2), padding=window // 2)
-    return F.normalize(cells.flatten(1), dim=1)
+    if pixels.shape[1] > 1:
+        strongest = length.argmax(1, keepdim=True)
+        across, down, length = (t.gather(1, strongest) for t in (across, down, length))
+    turn = torch.atan2(down, across) * (_N_ORIENTATIONS / math.tau)  # in steps between orientations, −4 to 4
+    below = turn.floor()
+    vote = length.sqrt()
+    for_next = (turn - below) * vote
+    below = below.long()
+    votes = vote.new_zeros(len(vote), _N_ORIENTATIONS, *vote.shape[2:])
+    votes.scatter_(1, below & (_N_ORIENTATIONS - 1), vote - for_next)
+    votes.scatter_add_(1, (below + 1) & (_N_ORIENTATIONS - 1), for_next)
+    width = max(2, round(min(pixels.shape[-2:]) / _CELLS))
+    rows, columns = (_windows(side, width, votes) for side in votes.shape[-2:])
+    return F.normalize((rows.mT @ (votes @ columns)).flatten(1), dim=1)
+
+
+def _windows(side: int, width: int, like: Tensor) -> Tensor:
+    """What each position counts in each window, [side, windows]; the first window begins half its width before."""
+    stride, before = max(1, width // 2), width // 2
+    start = torch.arange((side + 2 * before - width) // stride + 1, device=like.device) * stride - before
+    apart = torch.arange(side, device=like.device).unsqueeze(1) - start
+    return ((apart >= 0) & (apart < width)).to(like.dtype) / width
+
+
+class OrientedGradients(Network):
+    """An encoder of images that is shown their outlines too: histograms of oriented gradients beside the pixels.
+
+    The histograms (Dalal & Triggs 2005; `oriented_gradients`) are computed, not learned. What tells things from one
+    another is in them already, and need not be found by the training: with few labels, few epochs, or a map of
+    two dimensions that is to hold for new images, this is worth more than layers. A pixel that is missing or hidden
+    has no gradient.
+
+    Parameters
+    ----------
+    body : str or Network
+        The layers after it, "mlp", "residual" or an object, to which pixels and histograms are features side by side.
+    """
+
+    alias = "hog"
+
+    def __init__(self, body: Network | str = "residual") -> None:
+        super().__init__()
+        self.body = body
+        self.role = "encoder"
+        self.image_shape: tuple[int, int, int] | None = None
+
+    def place(self, role: str, image_shape: tuple[int, int, int] | None) -> Self:
+        self.role, self.image_shape = role, image_shape
+        return self
+
+    def bind(self, n_in: int) -> Self:
+        if self.role != "encoder":
+            raise ValueError(f"{self!r} shows outlines to an encoder, and cannot be a {self.role}; use 'mlp'")
+        shape = self.image_shape
+        if shape is None or min(shape[1:]) < SMALLEST_SIDE:
+            raise ValueError(
+                f"{self!r} is for images of {SMALLEST_SIDE} × {SMALLEST_SIDE} pixels or more; set image_shape, as in "
+                "VAE(image_shape=(28, 28)), or use 'mlp'"
+            )
+        self.n_pixels = math.prod(shape)
+        # The others, if pixels may be missing, are whether they are there; whatever else is told comes after these.
+        self.masks = n_in >= 2 * self.n_pixels
+        body = resolve(Network, self.body, "body")
+        if isinstance(body, ConvNet):
+            raise ValueError(
+                f"{self!r} has outlines beside the pixels, which are then no image; use 'residual' or 'mlp'"
+            )
+        n_outlines = oriented_gradients(torch.zeros(1, *shape)).shape[1]
+        self.scale = math.sqrt(n_outlines)  # of which the whole has a length of 1
+        self.layers = body.bind(n_in + n_outlines)
+        self.n_out = self.layers.n_out
+        return self
+
+    def reversed(self) -> Network:
+        return resolve(Network, self.body, "body").reversed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.image_shape is not None
+        pixels = x[:, : self.n_pixels].unflatten(1, self.image_shape)
+        shown = x[:, self.n_pixels : 2 * self.n_pixels].unflatten(1, self.image_shape) > 0 if self.masks else None
+        return self.layers(torch.cat([x, oriented_gradients(pixels, shown) * self.scale], dim=1))

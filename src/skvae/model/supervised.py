@@ -205,6 +205,7 @@ class M2Model(SupervisedModel):
 
     structure = "m2"
     has_free_latents = False
+    n_labels: int
     prior: LabelledPrior
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:

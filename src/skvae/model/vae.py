@@ -188,10 +188,13 @@ class LatentVariableModel(nn.Module):
         scored; the bound keeps to the prior of training.
     has_free_latents : bool
         Whether such a density may take the prior's place: what is random beside x and z depends on z, not z on it.
+    n_labels : int or None
+        Labels that it has q(y|x) of, and sums out where they are missing.
     """
 
     latent_density: Prior | None
     has_free_latents: bool = True
+    n_labels: int | None = None
 
     def __init__(
         self,

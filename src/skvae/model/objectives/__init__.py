@@ -6,6 +6,7 @@ from skvae.model.objectives.elbo import ELBO
 from skvae.model.objectives.factor import FactorVAE
 from skvae.model.objectives.geco import GECO
 from skvae.model.objectives.iwae import IWAE
+from skvae.model.objectives.label_spreading import LabelSpreading
 from skvae.model.objectives.mmd import MMD
 from skvae.model.objectives.neighbours import Neighbours
 from skvae.model.objectives.rae import RAE
@@ -22,6 +23,7 @@ __all__ = [
     "RAE",
     "BetaTCVAE",
     "FactorVAE",
+    "LabelSpreading",
     "Losses",
     "Neighbours",
     "Objective",

@@ -8,22 +8,18 @@ import torch
 from torch import Tensor
 
 from skvae.data.batch import Batch
-from skvae.model.checks import check, check_weight, check_whole, is_number
-from skvae.model.neighbour_graph import Projection, nearest
+from skvae.model.checks import check, check_weight, is_number
 from skvae.model.objectives.base import Penalty
-from skvae.model.objectives.sums import Regulariser
-from skvae.model.oriented_gradients import SMALLEST_SIDE, oriented_gradients
+from skvae.model.objectives.graph import OnGraph
 from skvae.model.vae import LatentVariableModel, Terms
 
-_ROWS_AT_ONCE = 8192
 # Share of the training in which exaggeration fades.
 _EXAGGERATED = 0.5
-SPACES = ("rows", "latents")
 # Added to the probability that two rows have the same label, whose logarithm is taken.
 _LEAST_AFFINITY = 1e-6
 
 
-class Neighbours(Regulariser):
+class Neighbours(OnGraph):
     r"""Keeps neighbours together: a contrastive loss on the graph of nearest neighbours.
 
     .. math::
@@ -94,25 +90,20 @@ class Neighbours(Regulariser):
         hog: float = 0.0,
         early_exaggeration: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(n_neighbors, space, hog)
         self.weight = weight
-        self.n_neighbors = n_neighbors
         self.attraction = attraction
         self.scale = scale
-        self.space = space
-        self.hog = hog
         self.early_exaggeration = early_exaggeration
         self.register_buffer("graph", None, persistent=False)
 
     def check(self) -> None:
         """Refuse parameters that are out of range."""
+        super().check()
         check_weight(self, "weight")
-        check_whole(self, "n_neighbors", 1)
         check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "early_exaggeration", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "scale", lambda v: is_number(v) and 0 < v < math.inf, "a finite number > 0")
-        check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
-        check(self, "hog", lambda v: is_number(v) and 0 <= v <= 1, "a share from 0 to 1")
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
         """Make the graph.
@@ -122,21 +113,8 @@ class Neighbours(Regulariser):
         ValueError
             If there is no second row.
         """
-        if len(rows) < 2:
-            raise ValueError(f"{self!r} compares rows with their neighbours, and there is a single row")
+        found, point = self._neighbours(model, rows)
         self._n_columns = model.n_columns
-        self._factors: list[Tensor] | None = None
-        features = self._features(model, rows)
-        # Copies of a row are one point, and no neighbours: nothing would be learned from drawing them together.
-        different, point = torch.unique(features, dim=0, return_inverse=True)
-        n = torch.arange(len(point), device=point.device)
-        self._row = torch.empty_like(n[: len(different)]).scatter_reduce(0, point, n, "amin", include_self=False)
-        self._projection = Projection.of(features)
-        self._points = self._projection(different)
-        if len(different) == 1:
-            self.graph = torch.zeros_like(point).unsqueeze(1)
-            return
-        found = nearest(self._points, self._points, min(self.n_neighbors, len(different) - 1), others=True)
         self.graph = self._row[found][point]
 
     def partners(self, rows: Tensor, stream: torch.Generator) -> Tensor:
@@ -146,27 +124,9 @@ class Neighbours(Regulariser):
 
     def partners_of_others(self, model: LatentVariableModel, rows: Batch, stream: torch.Generator) -> Tensor:
         assert self.graph is not None
-        points = self._projection(self._features(model, rows))
-        found = nearest(points, self._points, self.graph.shape[1])
+        found = self._neighbours_of_others(model, rows, self.graph.shape[1])
         drawn = torch.randint(found.shape[1], (len(rows), 1), generator=stream, device=found.device)
         return self._row[found.gather(1, drawn).squeeze(1)]
-
-    def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
-        """Where the rows are, [n, F]."""
-        hog = self.hog if self.hog and _have_outlines(model) else 0.0
-        shared = [(where, share) for where, share in ((_outlines, hog), (self._place, 1 - hog)) if share]
-        pieces = rows.chunks(_ROWS_AT_ONCE)
-        parts = [torch.cat([where(model, piece) for piece in pieces]) for where, _ in shared]
-        if len(parts) == 1:
-            return parts[0]
-        if self._factors is None:  # of training rows, which come first
-            self._factors = [math.sqrt(share) / _spread(part) for part, (_, share) in zip(parts, shared, strict=True)]
-        return torch.cat([part * factor for part, factor in zip(parts, self._factors, strict=True)], dim=1)
-
-    def _place(self, model: LatentVariableModel, rows: Batch) -> Tensor:
-        if self.space == "latents":
-            return model.encode(rows).mean
-        return model.embedding(rows.values, rows.mask)
 
     def penalty(self, terms: Terms) -> Penalty:
         assert terms.partners is not None
@@ -212,19 +172,3 @@ class Neighbours(Regulariser):
 
 def _log(probability: Tensor) -> Tensor:
     return torch.log(probability + _LEAST_AFFINITY)
-
-
-def _have_outlines(model: LatentVariableModel) -> bool:
-    return model.image_shape is not None and min(model.image_shape[1:]) >= SMALLEST_SIDE
-
-
-def _outlines(model: LatentVariableModel, rows: Batch) -> Tensor:
-    assert model.image_shape is not None
-    shown = None if rows.mask is None else rows.mask.unflatten(1, model.image_shape)
-    return oriented_gradients(rows.values.unflatten(1, model.image_shape), shown)
-
-
-def _spread(features: Tensor) -> Tensor:
-    """The root of the total variance, or 1 where there is none."""
-    spread = features.var(0).sum().sqrt()
-    return torch.where(spread > 0, spread, 1.0)
