@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from comparison import shown
 from data import fashion_mnist
-from skvae import ELBO, VAE, Neighbours
+from skvae import ELBO, MLP, VAE, Neighbours, OrientedGradients
 from skvae.evaluation import continuity, knn_accuracy
 
 N_JUDGED = 2_000
@@ -85,12 +85,21 @@ MAPS = {
         2,
         MANY_EPOCHS,
         256,
-        objective=ELBO() + Neighbours(attraction=1.3, hog=0.55, early_exaggeration=4),
-        **RESIDUAL,
+        objective=ELBO() + Neighbours(hog=0.3, early_exaggeration=2),
+        encoder="hog",
+        decoder="mlp",
     ),
     "VAE, 2-D": vae(2, FEW_EPOCHS, 512, **RESIDUAL),
     "VAE + Neighbours, 64-D": vae(
         64, FEW_EPOCHS, 512, objective=ELBO() + Neighbours(weight=0.03, scale=1.0), hidden_sizes=(512, 512)
+    ),
+    "VAE + Neighbours, 64-D, outlines": vae(
+        64,
+        FEW_EPOCHS,
+        512,
+        objective=ELBO() + Neighbours(weight=0.05, scale=1.0, hog=1.0),
+        encoder=OrientedGradients(MLP((512, 512))),
+        decoder=MLP((512, 512)),
     ),
     "UMAP": umap,
     "PCA": pca,
@@ -126,7 +135,7 @@ def main() -> None:
                 seconds = time.perf_counter() - start
                 results.append(measures(X, y, X_test, y_test, Z, Z_test) | {"seconds": seconds})
                 print(f"  {data} {name} seed {seed}: {shown(results[-1:])}", flush=True)
-            print(f"{data:8} {name:31} {shown(results)}", flush=True)
+            print(f"{data:8} {name:32} {shown(results)}", flush=True)
 
 
 if __name__ == "__main__":
