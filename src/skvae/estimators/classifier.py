@@ -68,7 +68,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective
         As that of `VAE`. "auto" is "elbo", and of "m1+m2" ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1):
-        rows of a label are mostly neighbours.
+        rows of a label are mostly neighbours. `LabelSpreading` may be added where few rows have a label.
     unlabelled : "auto", None or label
         What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
         nothing but −1 and one other value: then −1 is a class, and a warning says so.

@@ -48,13 +48,12 @@ class VAE(Answers):
     posterior : str or Posterior
         q(z|x): "diagonal", "full", "flow", or "deterministic" for a plain autoencoder.
     objective : str or Objective
-        What is maximised: "elbo", "iwae", "beta-tcvae", "factor-vae", "mmd", "dip-vae", "geco", "rae"; objects may be
-        added up.
+        What is maximised: "elbo", "iwae", "beta-tcvae", "factor-vae", "mmd", "dip-vae", "geco", "rae", "neighbours";
+        objects may be added up.
     encoder, decoder : str, Network or torch.nn.Module, optional
-        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", for images "conv" or
-        "residual-conv", a component, or your own
-        module, mapping [n, features] to [n, hidden] and [n, latent_dim] to [n, hidden]. The last linear
-        layers are added to it. A copy is trained.
+        Networks in place of those that `hidden_sizes` describes: "mlp", "residual", for images "conv",
+        "residual-conv" or, as an encoder, "hog", a component, or your own module, mapping [n, features] to
+        [n, hidden] and [n, latent_dim] to [n, hidden]. The last linear layers are added to it. A copy is trained.
     max_epochs : int or "auto"
         Passes over the data, at most.
     batch_size : int or "auto"
