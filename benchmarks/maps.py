@@ -85,7 +85,7 @@ MAPS = {
         2,
         MANY_EPOCHS,
         256,
-        objective=ELBO() + Neighbours(hog=0.15, early_exaggeration=4),
+        objective=ELBO() + Neighbours(hog=0.22, early_exaggeration=8),
         encoder="hog",
         decoder="mlp",
     ),
