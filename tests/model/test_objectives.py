@@ -13,6 +13,7 @@ from skvae.model import (
     RAE,
     BetaTCVAE,
     FactorVAE,
+    LabelSpreading,
     Neighbours,
     Objective,
     StandardNormal,
@@ -150,6 +151,7 @@ BY_ROW = [
     (RAE(regularisation="gradient-penalty"), "deterministic"),
     (FactorVAE(), "diagonal"),
     (IWAE() + FactorVAE(gamma=2.0), "diagonal"),
+    (ELBO() + LabelSpreading(), "diagonal"),
 ]
 BY_BATCH = [BetaTCVAE, DIPVAE, MMD, Neighbours]
 
