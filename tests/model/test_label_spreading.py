@@ -15,7 +15,7 @@ from skvae.data.batch import Batch
 N, K = 60, 3
 
 
-def rows_with_few_labels(n_labels=K):
+def rows_with_few_labels():
     X, y = make_blobs(N, n_features=4, centers=K, cluster_std=3.0, random_state=0)
     target = np.full(N, np.nan)
     target[:12] = y[:12]

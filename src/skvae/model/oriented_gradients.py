@@ -56,6 +56,11 @@ def oriented_gradients(pixels: Tensor, shown: Tensor | None = None) -> Tensor:
     return F.normalize((rows.mT @ (votes @ columns)).flatten(1), dim=1)
 
 
+def has_outlines(image_shape: tuple[int, int, int] | None) -> bool:
+    """Whether rows are images that are large enough."""
+    return image_shape is not None and min(image_shape[1:]) >= SMALLEST_SIDE
+
+
 def _windows(side: int, width: int, like: Tensor) -> Tensor:
     """What each position counts in each window, [side, windows]; the first window begins half its width before."""
     stride, before = max(1, width // 2), width // 2
@@ -93,13 +98,13 @@ class OrientedGradients(Network):
     def bind(self, n_in: int) -> Self:
         if self.role != "encoder":
             raise ValueError(f"{self!r} shows outlines to an encoder, and cannot be a {self.role}; use 'mlp'")
-        shape = self.image_shape
-        if shape is None or min(shape[1:]) < SMALLEST_SIDE:
+        if not has_outlines(self.image_shape):
             raise ValueError(
                 f"{self!r} is for images of {SMALLEST_SIDE} × {SMALLEST_SIDE} pixels or more; set image_shape, as in "
                 "VAE(image_shape=(28, 28)), or use 'mlp'"
             )
-        self.n_pixels = math.prod(shape)
+        assert self.image_shape is not None
+        self.n_pixels = math.prod(self.image_shape)
         # The others, if pixels may be missing, are whether they are there; whatever else is told comes after these.
         self.masks = n_in >= 2 * self.n_pixels
         body = resolve(Network, self.body, "body")
@@ -107,7 +112,7 @@ class OrientedGradients(Network):
             raise ValueError(
                 f"{self!r} has outlines beside the pixels, which are then no image; use 'residual' or 'mlp'"
             )
-        n_outlines = oriented_gradients(torch.zeros(1, *shape)).shape[1]
+        n_outlines = oriented_gradients(torch.zeros(1, *self.image_shape)).shape[1]
         self.scale = math.sqrt(n_outlines)  # of which the whole has a length of 1
         self.layers = body.bind(n_in + n_outlines)
         self.n_out = self.layers.n_out

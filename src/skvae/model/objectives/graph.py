@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from skvae.data.batch import Batch
-from skvae.model.checks import check, check_whole, is_number
+from skvae.model.checks import check, check_weight, check_whole, is_number
 from skvae.model.neighbour_graph import Projection, nearest
+from skvae.model.objectives.base import Penalty
 from skvae.model.objectives.sums import Regulariser
-from skvae.model.oriented_gradients import SMALLEST_SIDE, oriented_gradients
-from skvae.model.vae import LatentVariableModel
+from skvae.model.oriented_gradients import has_outlines, oriented_gradients
+from skvae.model.vae import LatentVariableModel, Terms
 
 _ROWS_AT_ONCE = 8192
 SPACES = ("rows", "latents")
@@ -23,6 +24,8 @@ class OnGraph(Regulariser):
 
     Parameters
     ----------
+    weight : float
+        Nats per nat of the term and column.
     n_neighbors : int
     space : {"rows", "latents"}
         Where neighbours are near: as the encoder sees rows, or at the posterior means of the model as it is then.
@@ -30,14 +33,18 @@ class OnGraph(Regulariser):
         Of images, share of their histograms of oriented gradients in the squared distance.
     """
 
-    def __init__(self, n_neighbors: int, space: str, hog: float) -> None:
+    compares_latents = False
+
+    def __init__(self, weight: float, n_neighbors: int, space: str, hog: float) -> None:
         super().__init__()
+        self.weight = weight
         self.n_neighbors = n_neighbors
         self.space = space
         self.hog = hog
 
     def check(self) -> None:
         """Refuse parameters that are out of range."""
+        check_weight(self, "weight")
         check_whole(self, "n_neighbors", 1)
         check(self, "space", lambda v: v in SPACES, f"one of {SPACES}")
         check(self, "hog", lambda v: is_number(v) and 0 <= v <= 1, "a share from 0 to 1")
@@ -69,9 +76,15 @@ class OnGraph(Regulariser):
         """Of rows that are not trained on, the nearest different training rows, [n, k]."""
         return nearest(self._projection(self._features(model, rows)), self._points, n_neighbors)
 
+    def _penalty(self, name: str, term: Tensor, terms: Terms) -> Penalty:
+        """What a term of each row [B] costs; where labels are summed out, each of the copies of a row."""
+        n_terms, n_columns = terms.batch.values.shape
+        term = term.repeat(n_terms // len(term))
+        return Penalty(loss=self.weight * n_columns * term, named={name: term})
+
     def _features(self, model: LatentVariableModel, rows: Batch) -> Tensor:
         """Where the rows are, [n, F]."""
-        hog = self.hog if self.hog and _have_outlines(model) else 0.0
+        hog = self.hog if self.hog and has_outlines(model.image_shape) else 0.0
         shared = [(where, share) for where, share in ((_outlines, hog), (self._place, 1 - hog)) if share]
         pieces = rows.chunks(_ROWS_AT_ONCE)
         parts = [torch.cat([where(model, piece) for piece in pieces]) for where, _ in shared]
@@ -85,10 +98,6 @@ class OnGraph(Regulariser):
         if self.space == "latents":
             return model.encode(rows).mean
         return model.embedding(rows.values, rows.mask)
-
-
-def _have_outlines(model: LatentVariableModel) -> bool:
-    return model.image_shape is not None and min(model.image_shape[1:]) >= SMALLEST_SIDE
 
 
 def _outlines(model: LatentVariableModel, rows: Batch) -> Tensor:

@@ -9,7 +9,7 @@ from sklearn.semi_supervised import LabelSpreading as SpreadLabels
 from torch import Tensor
 
 from skvae.data.batch import Batch
-from skvae.model.checks import check, check_weight, is_number
+from skvae.model.checks import check, is_number
 from skvae.model.objectives.base import Penalty
 from skvae.model.objectives.graph import OnGraph
 from skvae.model.vae import LatentVariableModel, Terms
@@ -50,21 +50,18 @@ class LabelSpreading(OnGraph):
     """
 
     alias = "label-spreading"
-    compares_latents = False
     spread: Tensor | None
 
     def __init__(
         self, weight: float = 1.0, n_neighbors: int = 10, alpha: float = 0.9, space: str = "rows", hog: float = 0.0
     ) -> None:
-        super().__init__(n_neighbors, space, hog)
-        self.weight = weight
+        super().__init__(weight, n_neighbors, space, hog)
         self.alpha = alpha
         self.register_buffer("spread", None, persistent=False)
 
     def check(self) -> None:
         """Refuse parameters that are out of range."""
         super().check()
-        check_weight(self, "weight")
         check(self, "alpha", lambda v: is_number(v) and 0 < v < 1, "a number between 0 and 1")
 
     def prepare(self, model: LatentVariableModel, rows: Batch) -> None:
@@ -76,7 +73,6 @@ class LabelSpreading(OnGraph):
             Of a model that has targets, but no q(y|x) of labels.
         """
         self.spread = None
-        self._n_columns = model.n_columns
         if rows.target is None:
             return
         if model.n_labels is None:
@@ -110,13 +106,12 @@ class LabelSpreading(OnGraph):
         return shares * certainty
 
     def penalty(self, terms: Terms) -> Penalty:
-        found, n_terms = terms.supervision, len(terms.batch)
+        found = terms.supervision
         if self.spread is None or found is None or found.probs is None:
-            return Penalty(loss=terms.z.new_zeros(n_terms))
-        n = len(found.probs)
+            return Penalty(loss=terms.z.new_zeros(len(terms.batch)))
         assert terms.batch.index is not None
+        index = terms.batch.index[: len(found.probs)]
         # Held-out rows, whose positions are others, have labels.
-        shares = self.spread.index_select(0, terms.batch.index[:n].clamp(max=len(self.spread) - 1))
+        shares = self.spread.index_select(0, index.clamp(max=len(self.spread) - 1))
         term = (1 - found.labelled) * -(shares * (found.probs + _LEAST).log()).sum(-1)
-        term = term.repeat(n_terms // n)  # one for each label that a row may have
-        return Penalty(loss=self.weight * self._n_columns * term, named={"label_spreading": term})
+        return self._penalty("label_spreading", term, terms)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae.data.batch import Batch
-from skvae.model.checks import check, check_weight, is_number
+from skvae.model.checks import check, is_number
 from skvae.model.objectives.base import Penalty
 from skvae.model.objectives.graph import OnGraph
 from skvae.model.vae import LatentVariableModel, Terms
@@ -77,7 +77,6 @@ class Neighbours(OnGraph):
 
     alias = "neighbours"
     has_partners = True
-    compares_latents = False
     graph: Tensor | None
 
     def __init__(
@@ -90,8 +89,7 @@ class Neighbours(OnGraph):
         hog: float = 0.0,
         early_exaggeration: float = 1.0,
     ) -> None:
-        super().__init__(n_neighbors, space, hog)
-        self.weight = weight
+        super().__init__(weight, n_neighbors, space, hog)
         self.attraction = attraction
         self.scale = scale
         self.early_exaggeration = early_exaggeration
@@ -100,7 +98,6 @@ class Neighbours(OnGraph):
     def check(self) -> None:
         """Refuse parameters that are out of range."""
         super().check()
-        check_weight(self, "weight")
         check(self, "attraction", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "early_exaggeration", lambda v: is_number(v) and 1 <= v < math.inf, "a number ≥ 1")
         check(self, "scale", lambda v: is_number(v) and 0 < v < math.inf, "a finite number > 0")
@@ -144,10 +141,7 @@ class Neighbours(OnGraph):
         if terms.weight is not None:
             log_q = log_q + terms.weight[: len(here)].log().repeat(2)
         apart = torch.logaddexp(log_q.logsumexp(-1), together)
-        n_copies = len(terms.batch) // len(here)  # one for each label that a row may have
-        term = (apart - attraction * together).repeat(n_copies)
-        n_columns = terms.batch.values.shape[1]
-        return Penalty(loss=self.weight * n_columns * term, named={"neighbours": term})
+        return self._penalty("neighbours", apart - attraction * together, terms)
 
     def _attraction(self, progress: Tensor | float) -> Tensor | float:
         """a, more at first."""
