@@ -26,6 +26,7 @@ from skvae.estimators.vae import VAE
 from skvae.model import Categorical, Objective, Table, VampPrior
 from skvae.model.component import resolve
 from skvae.model.heads import label_log_probs
+from skvae.model.objectives.sums import above
 from skvae.training import Noise
 from skvae.training.randomness import open_uniform
 
@@ -68,7 +69,9 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         Weights of the classes, as in scikit-learn; rows without a label weigh 1.
     objective : str or Objective
         As that of `VAE`. "auto" is "elbo", and of "m1+m2" ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1):
-        rows of a label are mostly neighbours. `LabelSpreading` may be added where few rows have a label.
+        rows of a label are mostly neighbours. `LabelSpreading` may be added where few rows have a label. Of "m1+m2",
+        what compares rows or draws neighbours together is for the first model alone, whose latents then have it in
+        them.
     unlabelled : "auto", None or label
         What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
         nothing but −1 and one other value: then −1 is a class, and a warning says so.
@@ -305,9 +308,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             "decoder": None,
             "missing": "ignore",
         }
-        if self._compares_latents():
-            of_columns["objective"] = "elbo"  # the latents have it in them
-        return params | of_columns | {"likelihood": likelihood}
+        objective = above(resolve(Objective, params["objective"], "objective"))
+        return params | of_columns | {"likelihood": likelihood, "objective": objective}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
         self._m1 = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -139,6 +141,19 @@ def add(one: Objective, other: Objective) -> Sum:
             name = f"{_name(part)}_{n}"
         named[name] = part
     return Sum(**named)
+
+
+def above(objective: Objective) -> Objective:
+    """The objective for a model of the latents of another one, which was trained by all of it.
+
+    What compares rows or draws neighbours together has shaped these latents; what is left is about each of them, or
+    about labels.
+    """
+    parts = objective.parts.values() if isinstance(objective, Sum) else [objective]
+    left = [part for part in parts if not (part.compares_latents or part.has_partners)]
+    if not left or isinstance(left[0], Regulariser):
+        left.insert(0, ELBO())
+    return functools.reduce(add, left)
 
 
 def _name(part: Objective) -> str:
