@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from scipy import special
+from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from small_targets import SMALL, N
@@ -282,6 +283,13 @@ def test_latent_directions(model):
     along = z @ direction.T
     for k in range(3):
         assert along[k == Y, k].mean() > along[k != Y, k].mean()
+
+
+def test_bins_are_for_columns_and_not_for_latents():
+    X, y = make_blobs(400, 3, centers=3, random_state=0)
+    for structure, has_bins in (("m2", True), ("m1+m2", False)):
+        model = small(structure=structure, max_epochs=1).fit(X, y)
+        assert model.estimators_[0].model_.embedding.piecewise is has_bins
 
 
 @pytest.mark.parametrize(

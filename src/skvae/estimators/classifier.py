@@ -369,7 +369,10 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
 
     def _default_task(self, rows: Batch) -> Task:
         task = super()._default_task(rows)
-        return replace(task, structure="m2") if task.structure == "m1+m2" else task
+        if self._m1 is None:
+            return task
+        # Latents have no steps or levels for bins to show, which would be learned by heart.
+        return replace(task, structure="m2", piecewise=False)
 
     def _log_probs(self, members: Sequence[VAE], rows: Batch, temperature: float = 1.0) -> np.ndarray:
         """log p(y|x) [n, K], the mean of what members say at a temperature."""
