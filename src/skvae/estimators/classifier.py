@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skvae import persistence
 from skvae.data.batch import Batch
-from skvae.data.columns import Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
@@ -295,21 +294,16 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         params = super()._member_params()
         if self._m1 is None:
             return params
-        # M2 stands on latents, which are numbers, whatever the columns of X are.
-        likelihood = params["likelihood"]
-        if isinstance(likelihood, Mapping):
-            likelihood = {name: its for name, its in likelihood.items() if name in set(Kind)}
-        elif Kind.CONTINUOUS not in Table(likelihood).kinds:
-            likelihood = "auto"
+        # M2 stands on latents, which are numbers, whatever the columns of X are and are made of.
         of_columns = {
             "column_kinds": None,
             "image_shape": None,
             "encoder": None,
             "decoder": None,
             "missing": "ignore",
+            "likelihood": "auto",
         }
-        objective = above(resolve(Objective, params["objective"], "objective"))
-        return params | of_columns | {"likelihood": likelihood, "objective": objective}
+        return params | of_columns | {"objective": above(resolve(Objective, params["objective"], "objective"))}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
         self._m1 = None
