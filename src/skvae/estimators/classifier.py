@@ -292,7 +292,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
 
     def _member_params(self) -> dict[str, Any]:
         params = super()._member_params()
-        if self._m1 is None:
+        if not self._has_m1:
             return params
         # M2 stands on latents, which are numbers, whatever the columns of X are and are made of.
         of_columns = {

@@ -108,9 +108,6 @@ class SupervisedVAE(SupervisedAnswers):
         copy_features(vae, self)
         return vae, rows, seed
 
-    def _member_params(self) -> dict[str, Any]:
-        return self._vae_params()
-
     def _row_weight(self, y: np.ndarray, sample_weight: Any) -> Any:
         return sample_weight
 

@@ -191,7 +191,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     def _restore_state(self, state: dict[str, Any]) -> None:
         members = {}
         for name, its_state in state["members"].items():
-            members[name] = VAE(**self._vae_params())
+            members[name] = VAE(**(self._member_params() if name.isdigit() else self._vae_params()))
             members[name]._restore_state(its_state)
         self._adopt(members)
         self._slopes = np.array(state["slopes"])
@@ -199,6 +199,10 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         recall = state.get("recall")  # which folders of before have not
         self.recall_ = None if recall is None else Recall(**recall).to(self.vae_._device)
         self._squeeze, self.trials_ = state["squeeze"], state["trials"]
+
+    def _member_params(self) -> dict[str, Any]:
+        """Parameters of the members."""
+        return self._vae_params()
 
     def _adopt(self, members: dict[str, VAE]) -> None:
         """Take over restored members."""
