@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skvae import persistence
 from skvae.data.batch import Batch
+from skvae.data.columns import Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
@@ -69,8 +70,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     objective : str or Objective
         As that of `VAE`. "auto" is "elbo", and of "m1+m2" ELBO() + Neighbours(n_neighbors=5, attraction=4, scale=1):
         rows of a label are mostly neighbours. `LabelSpreading` may be added where few rows have a label. Of "m1+m2",
-        what compares rows or draws neighbours together is for the first model alone, whose latents then have it in
-        them.
+        what compares the latents of rows, as MMD() does, is for the first model alone.
     unlabelled : "auto", None or label
         What marks a row without a label, besides missing entries (None, NaN). "auto": −1, except where y holds
         nothing but −1 and one other value: then −1 is a class, and a warning says so.
@@ -294,16 +294,21 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         params = super()._member_params()
         if not self._has_m1:
             return params
-        # M2 stands on latents, which are numbers, whatever the columns of X are and are made of.
+        # M2 stands on latents, which are numbers, whatever the columns of X are.
+        likelihood = params["likelihood"]
+        if isinstance(likelihood, Mapping):
+            likelihood = {name: its for name, its in likelihood.items() if name in set(Kind)}
+        elif Kind.CONTINUOUS not in Table(likelihood).kinds:
+            likelihood = "auto"
         of_columns = {
             "column_kinds": None,
             "image_shape": None,
             "encoder": None,
             "decoder": None,
             "missing": "ignore",
-            "likelihood": "auto",
         }
-        return params | of_columns | {"objective": above(resolve(Objective, params["objective"], "objective"))}
+        objective = above(resolve(Objective, params["objective"], "objective"))
+        return params | of_columns | {"likelihood": likelihood, "objective": objective}
 
     def _first(self, X: Any, y: np.ndarray, sample_weight: Any, *, whole: bool = False) -> tuple[VAE, Batch, int]:
         self._m1 = None

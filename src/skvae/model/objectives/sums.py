@@ -144,13 +144,9 @@ def add(one: Objective, other: Objective) -> Sum:
 
 
 def above(objective: Objective) -> Objective:
-    """The objective for a model of the latents of another one, which was trained by all of it.
-
-    What compares rows or draws neighbours together has shaped these latents; what is left is about each of them, or
-    about labels.
-    """
+    """The objective for a model of the latents of another one, without what compares these, which have it in them."""
     parts = objective.parts.values() if isinstance(objective, Sum) else [objective]
-    left = [part for part in parts if not (part.compares_latents or part.has_partners)]
+    left = [part for part in parts if not part.compares_latents]
     if not left or isinstance(left[0], Regulariser):
         left.insert(0, ELBO())
     return functools.reduce(add, left)
