@@ -368,7 +368,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
 
     def _default_task(self, rows: Batch) -> Task:
         task = super()._default_task(rows)
-        if self._m1 is None:
+        if not self._has_m1:
             return task
         # Latents have no steps or levels for bins to show, which would be learned by heart.
         return replace(task, structure="m2", piecewise=False)
