@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import distributions as td
 
 from skvae.data.batch import Batch
@@ -520,6 +520,34 @@ def test_alpha_counts_per_labelled_row():
     labelled = ~batch.target[:, 0].isnan()
     mean = -(plain.named["log_p_y"][labelled]).mean()
     torch.testing.assert_close((plain.loss - without.loss).mean(), 5.0 * mean)
+
+
+@pytest.mark.parametrize("structure", ["joint", "m2"])
+def test_labels_are_judged_at_the_temperature_that_suits_them_best(structure):
+    """Outside training log p(y|x) is recorded as it would be after tempering, and an epoch counts by the best."""
+    model, batch = make(structure, LABEL).eval(), rows_for("m2")
+    eps = noise(model, batch)
+    objective = prepared(ELBO(), model, batch, 1.0)
+    terms = model(batch, eps)
+    found = objective(terms).named
+    features = terms.z if structure == "joint" else model.hidden(batch).unsqueeze(0)
+    log_p = label_log_probs(model.head(features))[0].detach().numpy()
+    code, known = batch.target[:, 0].nan_to_num().long().numpy(), ~batch.target[:, 0].isnan().numpy()
+    at = {name: value for name, value in found.items() if name.startswith("log_p_y_at_")}
+    assert len(at) >= 3
+    for name, value in at.items():
+        p = special.softmax(log_p / float(name.removeprefix("log_p_y_at_")), axis=1)[np.arange(B), code]
+        np.testing.assert_allclose(value.detach().numpy(), np.where(known, np.log(p), 0), atol=1e-6)
+    means = dict.fromkeys(found, -3.0)
+    assert objective.judge(means | {"log_p_y": -1.0, "bound": 5.0}) == -1.0
+    assert objective.judge(means | {min(at): -0.5, "log_p_y": -1.0}) == -0.5
+    model.train()
+    assert not any(name.startswith("log_p_y_at") for name in objective(model(batch, eps)).named)
+
+
+def test_numbers_have_no_temperature():
+    model, batch = make("prior").eval(), rows_for("prior")
+    assert model(batch, noise(model, batch)).supervision.tempered == {}
 
 
 def test_the_objective_hands_on_what_its_part_asks_for():

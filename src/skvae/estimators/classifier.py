@@ -102,6 +102,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     References
     ----------
     D. P. Kingma, D. J. Rezende, S. Mohamed & M. Welling (2014), Semi-supervised learning with deep generative models.
+    C. Guo, G. Pleiss, Y. Sun & K. Q. Weinberger (2017), On calibration of modern neural networks.
 
     Examples
     --------
@@ -390,15 +391,13 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             return
         log_p = np.concatenate([self._log_probs([member], its) for member, its, _ in labelled])
         code = np.concatenate([to_numpy(target)[:, 0].astype(int) for _, _, target in labelled])
+        self.temperature_ = fitted_temperature(log_p, code)
+        self._fit_recall(rows, held_out, log_p_of(code, log_p, self.temperature_)[:, None], calibration)
 
-        def cost(log_temperature: float) -> float:
-            log_q = log_softmax(log_p / np.exp(log_temperature), axis=1)[np.arange(len(code)), code]
-            # A few rows, all of them right, would ask for certainty: log T is held near 0 as by a normal prior.
-            return 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2 - float(log_q.sum())
-
-        self.temperature_ = float(np.exp(minimize_scalar(cost, bounds=(-1.5, 2.5), method="bounded").x))
-        tempered = log_softmax(log_p / self.temperature_, axis=1)
-        self._fit_recall(rows, held_out, np.take_along_axis(tempered, code[:, None], axis=1), calibration)
+    def _held_out_log_p(self, member: VAE, rows: Batch) -> np.ndarray:
+        assert rows.target is not None
+        log_p, code = self._log_probs([member], rows), to_numpy(rows.target)[:, 0].astype(int)
+        return log_p_of(code, log_p, fitted_temperature(log_p, code))
 
     def _latent_slopes(self, rows: Batch) -> np.ndarray:
         """From the centre of all classes to the posterior means of each, [K, D]."""
@@ -426,3 +425,19 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         self._mark = persistence.decode(state["mark"])
         self._slopes = self._slopes.astype(np.float32)
         self.temperature_ = state["temperature"]
+
+
+def log_p_of(code: np.ndarray, log_p: np.ndarray, temperature: float) -> np.ndarray:
+    """log p [n] of labels [n] at a temperature, from log-probabilities [n, K] of all."""
+    return log_softmax(log_p / temperature, axis=1)[np.arange(len(code)), code]
+
+
+def fitted_temperature(log_p: np.ndarray, code: np.ndarray) -> float:
+    """The temperature at which labels [n] are likeliest, given log-probabilities [n, K] (Guo et al. 2017)."""
+
+    def cost(log_temperature: float) -> float:
+        # A few rows, all of them right, would ask for certainty: log T is held near 0 as by a normal prior.
+        prior = 0.5 * (log_temperature / _TEMPERATURE_SPREAD) ** 2
+        return prior - float(log_p_of(code, log_p, np.exp(log_temperature)).sum())
+
+    return float(np.exp(minimize_scalar(cost, bounds=(-1.5, 2.5), method="bounded").x))

@@ -131,8 +131,7 @@ class SupervisedVAE(SupervisedAnswers):
             key = candidate.structure, candidate.weight, candidate.dropout, settings["max_epochs"]
             if key not in tried:
                 trial = _trained(first, candidate, settings, train, validation, seed)
-                log_p = self._predictive_of([trial], validation).log_prob(self._in_units(validation))
-                log_p = np.nan_to_num(log_p.reshape(len(validation), -1).sum(1), nan=-1e6, neginf=-1e6)
+                log_p = self._held_out_log_p(trial, validation)
                 tried[key] = trial, log_p
                 names = ("structure", "target_weight", "dropout", "max_epochs", "log_p_y")
                 self.trials_.append(dict(zip(names, (*key, float(log_p.mean())), strict=True)))
@@ -355,6 +354,11 @@ class SupervisedVAE(SupervisedAnswers):
     # -- what subclasses say
 
     _structures: tuple[str, ...] = ()
+
+    def _held_out_log_p(self, member: VAE, rows: Batch) -> np.ndarray:
+        """log p(y|x) [n] of rows, by which candidates are compared."""
+        log_p = self._predictive_of([member], rows).log_prob(self._in_units(rows)).reshape(len(rows), -1).sum(1)
+        return np.nan_to_num(log_p, nan=-1e6, neginf=-1e6)
 
     def _targets(self, y: Any, *, reset: bool) -> np.ndarray:
         """Encoded targets [n, T], NaN where missing."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae.data.batch import Batch
-from skvae.data.columns import Column
+from skvae.data.columns import Column, Kind
 from skvae.model.heads import Head, label_log_probs, reparametrised
 from skvae.model.likelihoods import Distribution, Table
 from skvae.model.likelihoods.table import TableDistribution
@@ -21,6 +21,8 @@ from skvae.model.vae import LatentVariableModel, Supervision, Terms
 _HEAD_SIZES = (128,)
 # Latents from which those that fit a target are chosen: at least, and per row wanted.
 _MIN_POOL, _POOL_PER_ROW = 10_000, 10
+# At which epochs are judged too: confidence that is too large is mended after training.
+_TEMPERATURES = (1.5, 2.2, 3.3, 5.0)
 
 
 class SupervisedModel(LatentVariableModel):
@@ -76,6 +78,16 @@ class SupervisedModel(LatentVariableModel):
         """Terms of a batch with targets [B, T]; `common` goes to them as it is."""
         raise NotImplementedError
 
+    def _tempered(self, distribution: Distribution, y: Tensor, known: Tensor) -> dict[float, Tensor]:
+        """Of labels, outside training: log p(y|x) [B] at other temperatures, by the first draw of z."""
+        if self.training or [target.kind for target in self._targets] != [Kind.CATEGORICAL]:
+            return {}
+        log_p = label_log_probs(distribution)[0]  # [B, K]
+        return {
+            temperature: (log_p / temperature).log_softmax(-1).gather(1, y.long()).squeeze(1) * known.squeeze(1)
+            for temperature in _TEMPERATURES
+        }
+
     def predictive(self, batch: Batch, eps: Tensor) -> Distribution:
         """p(y|x) as a mixture with equal shares, [M, B, T].
 
@@ -104,7 +116,8 @@ class JointModel(SupervisedModel):
         posterior = self.encode(batch)
         z = posterior.rsample(eps)
         y, known = _entries(target)
-        log_p_y = (self.head(z).log_prob(y) * known).sum(-1)  # [S, B]
+        of_target = self.head(z)
+        log_p_y = (of_target.log_prob(y) * known).sum(-1)  # [S, B]
         mean = log_p_y.squeeze(0) if len(z) == 1 else log_p_y.logsumexp(0) - math.log(len(z))
         distribution = self.decode(z)
         return Terms(
@@ -115,7 +128,7 @@ class JointModel(SupervisedModel):
             batch,
             **self.missing.factors(distribution, batch),
             **common,
-            supervision=Supervision(mean, known.mean(-1)),
+            supervision=Supervision(mean, known.mean(-1), tempered=self._tempered(of_target, y, known)),
             y=lambda: log_p_y,
         )
 
@@ -223,7 +236,8 @@ class M2Model(SupervisedModel):
 
     def with_targets(self, batch: Batch, target: Tensor, eps: Tensor, prior: Prior | None, **common: Any) -> Terms:
         hidden = self.hidden(batch)
-        log_q = label_log_probs(self.head(hidden.unsqueeze(0))).squeeze(0)  # [B, K]
+        of_target = self.head(hidden.unsqueeze(0))
+        log_q = label_log_probs(of_target).squeeze(0)  # [B, K]
         code, known = _entries(target)
         labels = _one_hot(code.squeeze(1), self.n_labels).to(hidden.dtype)  # [B, K]
         log_q_y = (labels * log_q).sum(-1) * known.squeeze(1)
@@ -248,7 +262,9 @@ class M2Model(SupervisedModel):
             batch,
             **self.missing.factors(distribution, batch),
             **common,
-            supervision=Supervision(log_q_y, known.squeeze(1), entropy, share, probs),
+            supervision=Supervision(
+                log_q_y, known.squeeze(1), entropy, share, probs, self._tempered(of_target, code, known)
+            ),
             y=lambda: (labels @ self.prior.logits.log_softmax(0)).unsqueeze(0),
         )
 

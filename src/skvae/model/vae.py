@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +64,8 @@ class Supervision:
         where y is known. None if each row stands there once.
     probs : Tensor [B, K] or None
         q(y = k|x) of each row, one-hot where y is known, of a model in which labels take the place of clusters.
+    tempered : dict of float to Tensor [B]
+        log p(y|x) of a label at other temperatures, outside training.
     """
 
     log_p_y: Tensor
@@ -71,6 +73,7 @@ class Supervision:
     entropy: Tensor | None = None
     share: Tensor | None = None
     probs: Tensor | None = None
+    tempered: dict[float, Tensor] = field(default_factory=dict)
 
     def per_row(self, value: Tensor) -> Tensor:
         """The mean over labels [B] of a value of each copy [K B]."""

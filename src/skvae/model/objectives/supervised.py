@@ -19,7 +19,11 @@ class Supervised(Objective):
 
     with L the loss of `objective` (Kingma, Rezende, Mohamed & Welling 2014, equations 6 to 9). Without the last term
     q(y|x) would not learn from labelled rows. α is counted per labelled row, so that it means the same whatever
-    their share. Where the model has p(y|z) and no q(y|x), that stands in its place. Monitored is log q(y|x).
+    their share. Where the model has p(y|z) and no q(y|x), that stands in its place.
+
+    Monitored is log q(y|x); of labels, at the temperature that suits the held-out ones best. Too much confidence is
+    mended after training (Guo, Pleiss, Sun & Weinberger 2017), and few labels are learned with too much of it long
+    before new ones are predicted worse.
 
     Parameters
     ----------
@@ -69,6 +73,9 @@ class Supervised(Objective):
         share = labelled.mean() if rows.weight is None else (labelled * rows.weight).sum() / rows.weight.sum()
         self._scale = self.weight / max(float(share), 1e-6)
 
+    def judge(self, means: dict[str, float]) -> float:
+        return max(value for name, value in means.items() if name.startswith(self.monitor))
+
     def forward(self, terms: Terms) -> Losses:
         losses, found = self.objective(terms), terms.supervision
         assert found is not None
@@ -80,4 +87,5 @@ class Supervised(Objective):
         if found.entropy is not None:
             loss, bound = loss - found.entropy, bound + found.entropy.detach()
         named = {name: per_row(value) for name, value in losses.named.items()} | {"log_p_y": found.log_p_y}
+        named |= {f"{self.monitor}_at_{temperature}": value for temperature, value in found.tempered.items()}
         return Losses(loss, bound, named, None if losses.player is None else per_row(losses.player))
