@@ -12,6 +12,7 @@ import time
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from comparison import mean_and_sd
 from data import adult
 from latent_class import LatentClass
 from skvae import VAE
@@ -57,7 +58,7 @@ def main() -> None:
         note = f"{choice.n_components} components, {time.perf_counter() - start:.0f} s"
         report(seed, "latent-class mixture", choice.log_p(rows["test"]).mean().item(), note)
     for name, values in sorted(results.items()):
-        print(f"{name:32} {np.mean(values):9.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}")
+        print(f"{name:32} {mean_and_sd(values, 3):>17}")
 
 
 if __name__ == "__main__":

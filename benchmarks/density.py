@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from comparison import mean_and_sd
 from data import fashion_mnist
 from skvae import ELBO, IWAE, VAE, Bernoulli, FlowPosterior, VampPrior
 
@@ -60,8 +61,7 @@ def main() -> None:
             results.setdefault(name, []).append(score)
             print(f"seed {seed}  {name:16} {score:8.2f} nats  ({seconds:.0f} s, {vae.history_})", flush=True)
     for name, values in results.items():
-        spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        print(f"{name:16} {np.mean(values):8.2f} ± {spread:.2f}")
+        print(f"{name:16} {mean_and_sd(values, 2):>15}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ on first use in .bench/pythae.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +20,7 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.nn import functional as F
 
-from data import ROOT, fashion_mnist, peer_python
+from data import answer_of_peer, fashion_mnist
 from skvae import VAE, ConvNet
 from skvae.evaluation import frechet_distance
 
@@ -123,10 +120,7 @@ def pythae(train: np.ndarray, report: Report, epochs: int, seed: int) -> float:
             "seed": seed,
             "threads": torch.get_num_threads(),
         }
-        python = peer_python("pythae", ["torch==2.13.0", "pythae==0.1.2"])
-        command = [str(python), str(ROOT / "benchmarks/peers/pythae_images.py"), json.dumps(task)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ})
-        print(f"pythae's VAE: fitted in {json.loads(done.stdout.splitlines()[-1])['seconds']:.0f} s")
+        print(f"pythae's VAE: fitted in {answer_of_peer('pythae', 'pythae_images.py', task)['seconds']:.0f} s")
         report.line("  reconstructions", np.load(files["reconstructed"]), report.test)
         return report.line("  samples, z from N(0, I)", np.load(files["samples"]))
 

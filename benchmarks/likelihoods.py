@@ -12,6 +12,7 @@ import argparse
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from comparison import mean_and_sd
 from data import adult, california_housing, wine_quality
 from skvae import VAE, Schema
 from skvae.data import Kind
@@ -50,8 +51,7 @@ def main() -> None:
             )
             margins.append(auto - gaussian)
             print(f"{name:20}{seed:6d}{gaussian:12.3f}{auto:12.3f}{auto - gaussian:10.3f}", flush=True)
-        spread = np.std(margins, ddof=1) if len(margins) > 1 else 0.0
-        print(f"{name:20}{'mean':>6}{'':24}{np.mean(margins):10.3f} ± {spread:.3f}", flush=True)
+        print(f"{name:20}{'mean':>6}{'':24}{mean_and_sd(margins, 3):>18}", flush=True)
 
 
 if __name__ == "__main__":

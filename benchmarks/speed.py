@@ -9,14 +9,13 @@ use in .bench/pythae.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
 
-from data import ROOT, peer_python
+from data import answer_of, answer_of_peer
 
 CASES = {
     "10–64–64–2": {
@@ -60,11 +59,6 @@ def fit_ours(task: dict) -> float:
     return time.perf_counter() - start
 
 
-def timed(command: list[str], task: dict) -> float:
-    done = subprocess.run([*command, json.dumps(task)], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])["seconds"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
@@ -73,11 +67,11 @@ def main() -> None:
     if arguments.ours:
         print(json.dumps({"seconds": fit_ours(json.loads(arguments.ours))}))
         return
-    peer = [
-        str(peer_python("pythae", ["torch==2.13.0", "pythae==0.1.2"])),
-        str(ROOT / "benchmarks/peers/pythae_fit.py"),
-    ]
-    ours = [sys.executable, __file__, "--ours"]
+
+    def both(task: dict) -> tuple[float, float]:
+        ours = answer_of(__file__, task, sys.executable, "--ours")
+        return ours["seconds"], answer_of_peer("pythae", "pythae_fit.py", task)["seconds"]
+
     print(f"{'network':16} {'skvae':>18} {'pythae':>18} {'ratio':>20}   bar")
     for name, case in CASES.items():
         rng = np.random.default_rng(0)
@@ -87,7 +81,7 @@ def main() -> None:
             np.save(file, (X - X.mean(0)) / X.std(0))
             file.flush()
             task = {**case, "data": file.name, "batch_size": 128}
-            pairs = np.array([(timed(ours, task), timed(peer, task)) for _ in range(arguments.repeats)])
+            pairs = np.array([both(task) for _ in range(arguments.repeats)])
         a, b = np.median(pairs, axis=0)
         ratio = pairs[:, 1] / pairs[:, 0]
         print(

@@ -18,9 +18,6 @@ ours should be better on every line.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -30,7 +27,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from data import adult, regression
+from comparison import mean_and_sd
+from data import adult, answer_of_peer, regression
 from skvae import VAE
 
 MIN_MATCHING, N_BINS = 400, 20
@@ -144,9 +142,8 @@ def tvae(train: pd.DataFrame, n_rows: int, seed: int) -> tuple[pd.DataFrame, flo
         train.to_parquet(rows, index=False)
         discrete = [column for column in train if not pd.api.types.is_numeric_dtype(train[column])]
         task = {"train": str(rows), "out": str(made), "discrete": discrete, "rows": n_rows, "seed": seed}
-        script = Path(__file__).parent / "peers" / "ctgan_fit.py"
-        done = subprocess.run([sys.executable, script, json.dumps(task)], check=True, capture_output=True, text=True)
-        return pd.read_parquet(made), json.loads(done.stdout.splitlines()[-1])["seconds"]
+        seconds = answer_of_peer("ctgan", "ctgan_fit.py", task)["seconds"]
+        return pd.read_parquet(made), seconds
 
 
 def bar_of(name: str, what: str, quality: str, means: dict[str, float]) -> float | None:
@@ -196,8 +193,7 @@ def main() -> None:
     for (name, model), found in results.items():
         means = {what: float(np.mean(values)) for what, values in found.items()}
         for what, values in found.items():
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            line = f"{name:12} {model:8} {what:34} {means[what]:9.4f} ± {spread:.4f}"
+            line = f"{name:12} {model:8} {what:34} {mean_and_sd(values, 4):>18}"
             bar = bar_of(name, what, arguments.quality, means) if model == "skvae" else None
             if bar is not None:
                 met = means[what] >= bar if what in MORE_IS_BETTER else means[what] <= bar
