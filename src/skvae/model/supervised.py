@@ -79,10 +79,10 @@ class SupervisedModel(LatentVariableModel):
         raise NotImplementedError
 
     def _tempered(self, distribution: Distribution, y: Tensor, known: Tensor) -> dict[float, Tensor]:
-        """Of labels, outside training: log p(y|x) [B] at other temperatures, by the first draw of z."""
+        """Of labels, outside training: log p(y|x) [B] at other temperatures."""
         if self.training or [target.kind for target in self._targets] != [Kind.CATEGORICAL]:
             return {}
-        log_p = label_log_probs(distribution)[0]  # [B, K]
+        log_p = label_log_probs(distribution).logsumexp(0)  # [B, K], up to a constant
         return {
             temperature: (log_p / temperature).log_softmax(-1).gather(1, y.long()).squeeze(1) * known.squeeze(1)
             for temperature in _TEMPERATURES
