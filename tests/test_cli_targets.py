@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -146,6 +147,21 @@ def test_what_a_target_is_taken_for(case, suffix, tmp_path):
         assert model.classes_.tolist() == classes
         found = answer(f"predict {tmp_path}/m t.{suffix}", text=[f"{target}_predicted"])
         assert set(found[f"{target}_predicted"].to_pylist()) <= set(map(str, classes)) | {"true", "false"}
+
+
+LABELS = {
+    "decimals": (pa.array([Decimal(k % 3) for k in range(240)], pa.decimal128(5, 0)), "2", 2.0),
+    "views of text": (pa.array(["a=1", "b=x=y"] * 120, pa.string_view()), "b=x=y", "b=x=y"),
+    "truth values": (pa.array([True, False] * 120), "true", True),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_are_asked_for_as_they_are_written(case, tmp_path):
+    labels, text, label = LABELS[case]
+    write([features().append_column("y", labels)], tmp_path / "t.parquet")
+    done(f"fit {tmp_path}/t.parquet --target y -o {tmp_path}/m --task classification", QUICK)
+    assert set(answer(f"sample {tmp_path}/m -n 3 --target y={text}")["y"].to_pylist()) == {label}
 
 
 def test_several_targets(tmp_path):

@@ -91,15 +91,17 @@ def _labels(name: str, column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_dictionary(kind):
         column = pc.cast(column, kind.value_type)
         kind = kind.value_type
+    if pa.types.is_decimal(kind):
+        column, kind = pc.cast(column, pa.float64()), pa.float64()
     if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
         return column.to_numpy()
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or _is_text(kind):
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or _is_text(kind):
         return np.array(column.to_pylist(), dtype=None if _is_text(kind) and not column.null_count else object)
     raise ValueError(f"column '{name}' holds entries of type {kind}, which are no classes; convert it to text")
 
 
 def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def estimator_for(task: str) -> VAERegressor | VAEClassifier:
@@ -143,7 +145,11 @@ def _wanted(model: Any, texts: Sequence[str] | None) -> Any:
     if not texts:
         return None
     names = names_of(model)
-    given = dict(pairs(texts, "--target"))
+    given: dict[str, str] = {}
+    for text in texts:
+        # Labels may have an = in them, as names may.
+        name = next((name for name in names if text.startswith(f"{name}=")), None)
+        given |= dict(pairs([text], "--target")) if name is None else {name: text.removeprefix(f"{name}=")}
     for name in given:
         if name not in names:
             raise typer.BadParameter(f"the model's target is {_listed(names)}, not '{name}'", param_hint="--target")
@@ -151,7 +157,8 @@ def _wanted(model: Any, texts: Sequence[str] | None) -> Any:
         raise typer.BadParameter(f"the model has a target '{missing[0]}' too; give its value", param_hint="--target")
     if is_classifier(model):
         text = given[names[0]]
-        labels = {str(label): label for label in model.classes_}
+        as_written = pa.array(model.classes_).cast(pa.string()).to_pylist()
+        labels = {str(label): label for label in model.classes_} | dict(zip(as_written, model.classes_, strict=True))
         if text not in labels:
             known = ", ".join(labels)
             raise typer.BadParameter(

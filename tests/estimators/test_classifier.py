@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import special
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.metrics import accuracy_score
 from small_targets import SMALL, N
 
@@ -567,6 +567,8 @@ BAD_LABELS = {
     "real numbers": (X[:, 0], "Unknown label type: continuous"),
     "two columns": (np.column_stack([Y, Y]), "1d array"),
     "names and numbers": (np.where(Y > 0, "a", Y.astype(object)), r"y mixes text \('a'\) and numbers \(0\)"),
+    "names and numbers in a list": (["a", 0] * (N // 2), r"y mixes text \('a'\) and numbers \(0\)"),
+    "dates": (np.array(["2020-01-01", "2020-01-02"] * (N // 2), "M8[D]"), "labels of type datetime64.*convert them"),
     "fewer rows": (Y[:-1], r"inconsistent numbers of samples: \[240, 239\]"),
 }
 
@@ -577,6 +579,67 @@ def test_labels_refused(method, case):
     y, message = BAD_LABELS[case]
     with pytest.raises(ValueError, match=message):
         getattr(small(), method)(X, y)
+
+
+@pytest.mark.parametrize("mark", [np.nan, None, -1], ids=str)
+def test_names_in_a_list_beside_what_marks_rows_without_one(mark):
+    """Of which numpy makes text."""
+    names = [mark if k % 7 == 0 else name for k, name in enumerate(NAMES[Y].tolist())]
+    model = small(max_epochs=2).fit(X, names)
+    assert model.classes_.tolist() == NAMES.tolist()
+    marked = np.array(names, dtype=object)
+    np.testing.assert_array_equal(model.predict_proba(X), small(max_epochs=2).fit(X, marked).predict_proba(X))
+    assert model.score(X, names) == model.score(X, marked)
+
+
+def test_a_column_of_labels(m2):
+    column = Y[:, None]
+    with pytest.warns(DataConversionWarning):
+        fitted = small(max_epochs=8, recall=False).fit(X, column)
+    np.testing.assert_array_equal(fitted.predict(X), m2.predict(X))
+    assert m2.score(X, column) == m2.score(X, Y)
+    assert m2.sample(2, y=[[1], [0]], random_state=0)[1].tolist() == [1, 0]
+
+
+def test_a_fit_that_fails_leaves_no_model_of_other_labels():
+    model = small(max_epochs=1).fit(X, Y)
+    with pytest.raises(ValueError, match="inconsistent"):
+        model.fit(X[:-1], NAMES[Y])
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+@pytest.mark.parametrize("params", [{}, {"class_weight": "balanced"}], ids=["plain", "class weights"])
+def test_weights_of_nothing_but_rows_without_a_label(params):
+    with pytest.raises(ValueError, match="sample_weight is 0 for every row that has a target"):
+        small(**params).fit(X, HOLES, sample_weight=(HOLES < 0).astype(float))
+
+
+def test_m1_does_not_learn_rows_of_weight_zero():
+    far = np.concatenate([X, X + 50])
+    weight = np.repeat([1.0, 0.0], N)
+    model = small(structure="m1+m2", max_epochs=60, learning_rate=1e-2).fit(far, np.tile(Y, 2), sample_weight=weight)
+    assert (model.sample(200, random_state=0)[0][:, 0] > 25).mean() < 0.25
+    untouched = small(structure="m1+m2", max_epochs=60).fit
+    with pytest.raises(ValueError, match="inconsistent"):
+        untouched(X, Y[:-1])
+
+
+def test_minus_one_among_the_classes_announced_is_a_class():
+    signs = np.where(Y > 0, 1, -1)
+    model = small().partial_fit(X[signs > 0], signs[signs > 0], classes=[-1, 1])
+    for _ in range(5):
+        model.partial_fit(X, signs)
+    assert model.classes_.tolist() == [-1, 1]
+    assert model.score(X, signs) == accuracy_score(signs, model.predict(X))
+    with pytest.raises(ValueError, match=r"unlabelled=-1 is one of classes=\[-1, 1\]"):
+        small(unlabelled=-1).partial_fit(X, signs, classes=[-1, 1])
+
+
+def test_rows_to_go_on_with_may_lack_a_class_that_weights_balance():
+    model = small(class_weight="balanced").partial_fit(X, Y)
+    model.partial_fit(X[Y < 2], Y[Y < 2])
+    assert model.classes_.tolist() == [0, 1, 2]
 
 
 def test_a_class_with_one_of_few_rows():

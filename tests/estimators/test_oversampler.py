@@ -382,6 +382,8 @@ BAD = {
     "NaN": ({}, lambda: with_hole(COUNTS, np.nan).astype(float), "y is missing in row 3"),
     "NA": ({}, lambda: pd.Series(with_hole(COUNTS, pd.NA)), "y is missing in row 3"),
     "mixed": ({}, lambda: with_hole(COUNTS, "a"), "y mixes int and str"),
+    "NaN among names": ({}, lambda: [*COUNTS[1:].astype(str), np.nan], "y is missing in row 38"),
+    "images": ({"image_shape": (1, 2)}, lambda: COUNTS % 2, r"image_shape=\(1, 2\).*pass the pixels"),
     "one class": ({}, lambda: COUNTS * 0, "y has only one class, 0"),
     "one row": ({}, lambda: COUNTS, r"class 2 has 1 row.*task='regression'.*leave it out of sampling_strategy"),
     "several targets": ({}, lambda: np.c_[COUNTS, COUNTS], r"y has shape \(39, 2\); expected \[n\], or one-hot"),

@@ -49,6 +49,11 @@ def prior_model():
     return small(max_epochs=8, recall=False).fit(X, Y)
 
 
+@pytest.fixture(scope="module")
+def two():
+    return small(max_epochs=2).fit(X, TWO)
+
+
 # Predictions
 
 
@@ -188,6 +193,49 @@ CONTAINERS = {
     "polars": pl.Series("price", HOLES, nan_to_null=True),
     "pandas frame": pd.DataFrame({"price": HOLES}),
 }
+
+
+@every_structure
+@pytest.mark.parametrize("n_complete", [0, 1])
+def test_targets_of_which_each_row_has_one(structure, n_complete):
+    """What a row lacks is what the model expects, so that all rows say how latents go with each target."""
+    apart = TWO.copy()
+    apart[: N // 2, 0] = np.nan
+    apart[N // 2 + n_complete :, 1] = np.nan
+    model = small(structure=structure, max_epochs=60, target_weight=10.0, learning_rate=2e-2).fit(X, apart)
+    low, high = (model.predict(rows)[:, 0].mean() for rows in model.traverse(X[:20], [[80.0, -0.8], [120.0, -1.2]]))
+    assert high - low > 10
+    assert (np.linalg.norm(model.latent_direction_, axis=1) > 0.99).all()
+    with pytest.raises(ValueError, match="sample_weight is 0 for every row that has a target"):
+        small(structure=structure).fit(X, apart, sample_weight=np.arange(N) < N // 2 - 1)
+
+
+def test_missing_targets_of_nullable_types():
+    nullable = pd.DataFrame({"a": pd.array(np.round(Y), dtype="Int64"), "b": pd.array(X[:, 2], dtype="Float64")})
+    nullable.loc[3, "a"] = pd.NA
+    plain = np.column_stack([np.round(Y), X[:, 2]])
+    plain[3, 0] = np.nan
+    one, other = (small(max_epochs=2).fit(X, y) for y in (nullable, plain))
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
+
+
+def test_quantiles_of_counts_beside_another_target_are_counts():
+    rng = np.random.default_rng(0)
+    y = np.column_stack([rng.poisson(np.exp(1 + X[:, 0] / 2)), X[:, 1]])
+    model = small(structure="joint", target_likelihood="auto", max_epochs=3).fit(X, y)
+    found = model.predict_quantiles(X, [0.05, 0.5, 0.95])
+    assert (found[:, 0] == np.rint(found[:, 0])).all()
+    assert found[:, 0].min() >= 0
+    assert not np.signbit(found[:, 0]).any()
+    assert (found[:, 1] != np.rint(found[:, 1])).any()
+
+
+def test_a_fit_that_fails_leaves_no_model_in_other_units():
+    model = small(max_epochs=1).fit(X, Y)
+    with pytest.raises(ValueError, match="inconsistent"):
+        model.fit(X[:-1], 1000 * Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 def test_the_same_targets_held_otherwise():
@@ -474,6 +522,8 @@ BAD_TARGETS = {
     "three dimensions": (lambda: Y.reshape(-1, 1, 1), r"y has shape \(240, 1, 1\); expected \[n\] or"),
     "fewer rows": (lambda: Y[:-1], r"inconsistent numbers of samples: \[240, 239\]"),
     "complex": (lambda: Y + 1j, "Complex data not supported"),
+    "dates": (lambda: np.arange(N).astype("M8[D]"), "dates or durations; a regression needs numbers"),
+    "durations": (lambda: pd.Series(pd.to_timedelta(np.arange(N), unit="D")), "dates or durations"),
     "things": (lambda: [{}] * N, "y cannot be read as numbers"),
 }
 
@@ -521,6 +571,22 @@ def test_targets_that_cannot_be_asked_for(y, message, prior_model):
     if "shape" not in message:
         with pytest.raises(ValueError, match=message):
             prior_model.traverse(X[:5], y)
+
+
+def test_shapes_of_several_targets_asked_for(two):
+    for y in ([[1, 2, 3], [10, 20, 30]], [1, 2, 3, 4], [[1], [2]]):
+        with pytest.raises(ValueError, match="expected finite numbers, 2 for each row"):
+            two.sample(3, y=y)
+        with pytest.raises(ValueError, match="expected finite numbers, 2 for each row"):
+            two.traverse(X[:2], y)
+    assert two.sample(3, y=[90.0, 0.5])[1].tolist() == [[90.0, 0.5]] * 3
+    assert len(two.traverse(X[:2], [90.0, 0.5])) == 1
+
+
+def test_scores_of_another_number_of_rows(prior_model):
+    with pytest.raises(ValueError, match="inconsistent"):
+        prior_model.score(X, Y[:-1])
+    assert prior_model.score(X, Y[:, None]) == prior_model.score(X, Y)
 
 
 @pytest.mark.parametrize(

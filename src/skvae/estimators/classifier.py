@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from skvae import persistence
 from skvae.data.batch import Batch
@@ -20,6 +20,7 @@ from skvae.data.columns import Kind
 from skvae.estimators.base import copy_features, new_seed, to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
+from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
@@ -179,13 +180,13 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy over the rows that have a label."""
         check_is_fitted(self)
-        y = np.asarray(y)
+        y = column_or_1d(target_array(y))
         labelled = ~self._unmarked(y)
         if not labelled.any():
             raise ValueError("y holds no label: there is nothing to score; pass rows that have one")
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labelled]
         found = self.predict_proba(X).argmax(1)
-        check_consistent_length(found, y)
+        check_consistent_length(found, y, sample_weight)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labelled]
         return float(accuracy_score(self._codes(y[labelled]), found[labelled], sample_weight=weight))
 
     def sample(self, n_samples: int = 1, *, y: Any = None, random_state: Any = None) -> tuple[Any, np.ndarray]:
@@ -213,7 +214,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             cumulative = self.predict_proba(X).cumsum(1)
             u = to_numpy(open_uniform((n_samples, 1), noise.stream("targets")))
             return X, self.classes_[(cumulative < u * cumulative[:, -1:]).sum(1)]
-        codes = self._codes(np.broadcast_to(np.asarray(y), (n_samples,)) if np.ndim(y) == 0 else np.asarray(y))
+        codes = self._codes(np.full(n_samples, y) if np.ndim(y) == 0 else column_or_1d(target_array(y)))
         if len(codes) != n_samples:
             raise ValueError(f"y has {len(codes)} labels; expected one, or one for each of the {n_samples} samples")
         target = torch.from_numpy(codes.astype(np.float32)).unsqueeze(1)
@@ -316,7 +317,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         structure = self.get_params(deep=False)["structure"]
         self._has_m1 = structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y))
         if self._has_m1:
-            self._m1 = VAE(**self._vae_params()).fit(X)
+            self._m1 = VAE(**self._vae_params()).fit(X, y, sample_weight=sample_weight)
         return super()._first(self._features(X), y, sample_weight, whole=whole)
 
     def _has_few_labels(self, y: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
-from skvae.estimators.sampling_strategy import missing_targets
+from skvae.estimators.sampling_strategy import missing_targets, target_array
 from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT, SupervisedVAE
 
 
@@ -30,7 +30,7 @@ class TakesLabels(SupervisedVAE):
         if isinstance(y, str):
             raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
         name = str(getattr(y, "name", None) or "y")
-        y = column_or_1d(np.asarray(y), warn=True)
+        y = column_or_1d(target_array(y), warn=True)
         if reset:
             self._mark = self._settled_mark(y)
         unlabelled = self._unmarked(y)
@@ -40,6 +40,10 @@ class TakesLabels(SupervisedVAE):
         if known.dtype.kind == "f" and np.isinf(known).any():
             row = np.flatnonzero(~unlabelled)[np.isinf(known)][0]
             raise ValueError(f"y contains infinity (row {row}); mark the row unlabelled (NaN), or give it a label")
+        if known.dtype.kind not in "biufUS":
+            raise ValueError(
+                f"y holds labels of type {type(known[0]).__name__} ({known[0]!s}); convert them to text or numbers"
+            )
         check_classification_targets(known)
         if reset:
             classes, counts = np.unique(known, return_counts=True)
@@ -69,8 +73,13 @@ class TakesLabels(SupervisedVAE):
     def _settled_mark(self, y: np.ndarray) -> Any:
         """The mark of rows without a label; None for missing entries alone."""
         mark = self.get_params(deep=False)["unlabelled"]
+        expected = [] if self._expected is None else self._expected.tolist()
         if not (isinstance(mark, str) and mark == "auto"):
+            if mark in expected:
+                raise ValueError(f"unlabelled={mark!r} is one of classes={expected}; mark such rows otherwise")
             return mark
+        if -1 in expected:
+            return None
         if y.dtype.kind not in "iufO":
             return None
         y = y[~missing_targets(y)]
@@ -98,7 +107,7 @@ class TakesLabels(SupervisedVAE):
 
     def _codes(self, y: np.ndarray) -> np.ndarray:
         """Positions of labels in `classes_`."""
-        y = plain_labels(np.asarray(y))
+        y = plain_labels(target_array(y))
         is_text = [labels.dtype.kind in "US" for labels in (y, self.classes_)]
         known = np.isin(y, self.classes_) if is_text[0] == is_text[1] else np.zeros(len(y), dtype=bool)
         if not known.all():
@@ -115,7 +124,12 @@ class TakesLabels(SupervisedVAE):
         check_consistent_length(y, sample_weight)
         labelled = ~np.isnan(y[:, 0])
         labels = self.classes_[y[labelled, 0].astype(int)]
-        of_class = compute_class_weight(class_weight, classes=self.classes_, y=labels)
+        # Of rows to go on with, some classes may be missing; the others are balanced.
+        present = (
+            np.isin(self.classes_, labels) if isinstance(class_weight, str) else np.full(len(self.classes_), True)
+        )
+        of_class = np.ones(len(self.classes_))
+        of_class[present] = compute_class_weight(class_weight, classes=self.classes_[present], y=labels)
         weight = np.ones(len(y))
         weight[labelled] = of_class[y[labelled, 0].astype(int)]
         return weight if sample_weight is None else weight * np.asarray(sample_weight)

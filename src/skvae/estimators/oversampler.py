@@ -169,6 +169,11 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
             raise ValueError(f"n_bins={self.n_bins!r}: expected a whole number ≥ 2")
         if self.warm_start:
             raise ValueError("warm_start=True: each fit_resample has a model of its own; leave it False")
+        if self.image_shape is not None:
+            raise ValueError(
+                f"image_shape={self.image_shape!r}: rows of tables alone are oversampled; leave it None and pass the "
+                "pixels of an image as a row, [n, n_pixels]"
+            )
         table = read_table(X, min_rows=2, estimator=self)
         groups = groups_of(y, self.task, self.n_bins)
         check_consistent_length(X, y)

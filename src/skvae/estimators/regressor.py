@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skvae.data.batch import Batch
 from skvae.data.columns import NUMERIC, Kind
@@ -19,6 +19,7 @@ from skvae.data.infer import infer_columns
 from skvae.data.table import read_table
 from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.sampling_strategy import missing_targets, target_array
 from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
@@ -181,8 +182,10 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         known = ~np.isnan(y.reshape(len(y), -1)).any(1)
         if not known.any():
             raise ValueError("y holds no number: there is nothing to score; pass rows that have a target")
+        found = self.predict(X)
+        check_consistent_length(found, y, sample_weight)
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
-        return float(r2_score(y[known], self.predict(X)[known], sample_weight=weight))
+        return float(r2_score(y[known].reshape(found[known].shape), found[known], sample_weight=weight))
 
     def sample(self, n_samples: int = 1, *, y: Any = None, random_state: Any = None) -> tuple[Any, np.ndarray]:
         """New rows and their targets.
@@ -283,13 +286,15 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         return to_numpy(self._standardised(table))
 
     def _wanted(self, y: Any) -> np.ndarray:
-        """Targets asked for, [m, T]; a single number is meant for all."""
+        """Targets asked for, [m, T]: of a single number, it for all; of T numbers, those of one row."""
         wanted, n_targets = _numbers(y), len(self._columns)
         if wanted.ndim == 0:
-            wanted = np.full(n_targets, wanted)
-        if not np.isfinite(wanted).all() or wanted.size % n_targets:
+            wanted = np.full((1, n_targets), wanted)
+        elif wanted.ndim == 1:
+            wanted = wanted[:, None] if n_targets == 1 else wanted[None]
+        if wanted.ndim != 2 or wanted.shape[1] != n_targets or not np.isfinite(wanted).all():
             raise ValueError(f"y={y!r}: expected finite numbers, {n_targets} for each row")
-        return wanted.reshape(-1, n_targets)
+        return wanted
 
     def _check_width(self, y: np.ndarray) -> None:
         n_targets = y.shape[1] if y.ndim > 1 else 1
@@ -377,8 +382,11 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         """Least-squares slopes of the posterior means on the standardised targets, [T, D]."""
         if self.structure_ == "prior":
             return to_numpy(self.vae_.model_.prior.direction).astype(np.float64)
-        some = rows.rows(self._labelled(rows))
+        some = rows.rows((~rows.target.isnan()).any(1).nonzero().squeeze(1))  # type: ignore[union-attr]
         y = to_numpy(some.target).astype(np.float64)
+        if np.isnan(y).any():  # of several targets some: what the others and x say of them
+            predicted = self._predictive_of(self.estimators_, some).mean().reshape(y.shape)
+            y = np.where(np.isnan(y), to_numpy(self._standardised(predicted)), y)
         z = to_numpy(self.vae_._means(some)).astype(np.float64)
         return np.linalg.lstsq(y - y.mean(0), z - z.mean(0), rcond=None)[0]
 
@@ -406,15 +414,16 @@ def _numbers(y: Any) -> np.ndarray:
     """y as float64; text is refused."""
     if isinstance(y, str):
         raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
-    array = np.asarray(y)
-    if array.dtype.kind in "US":
-        array = np.asarray(y, dtype=object)  # of numbers and text together, numpy makes text
-    if array.dtype.kind == "O":
+    array = target_array(y)
+    if array.dtype.kind in "mM":
+        raise ValueError("y holds dates or durations; a regression needs numbers: convert them, for example to days")
+    if array.dtype.kind in "USO":
         for value in array.ravel():
             if isinstance(value, (str, bytes)):
                 raise ValueError(
                     f"y holds text ({str(value)!r}); a regression needs numbers: convert it, or use VAEClassifier"
                 )
+        array = np.where(missing_targets(array.ravel()).reshape(array.shape), np.nan, array)
     if np.iscomplexobj(array):
         raise ValueError("Complex data not supported: y holds complex numbers; pass real ones")
     try:

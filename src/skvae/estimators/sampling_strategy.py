@@ -112,7 +112,7 @@ def _values(y: Any) -> np.ndarray:
         raise ValueError("VAEOversampler requires y to be passed, but the target y is None")
     if isinstance(y, str):
         raise ValueError(f"y={y!r} is text; pass the column itself, for example y=X.pop({y!r})")
-    values = np.asarray(y)
+    values = target_array(y)
     if values.ndim == 2 and values.shape[1] > 1:
         is_one_hot = np.isin(values, (0, 1)).all() and (values.astype(np.float64).sum(1) == 1).all()
         if not is_one_hot:
@@ -126,6 +126,13 @@ def _values(y: Any) -> np.ndarray:
             "predict their target first"
         )
     return values
+
+
+def target_array(y: Any) -> np.ndarray:
+    """y as an array; of text beside numbers and NaN in a list, which numpy makes text too, the entries themselves."""
+    array = np.asarray(y)
+    is_made_text = array.dtype.kind in "US" and not isinstance(y, np.ndarray)
+    return np.asarray(y, dtype=object) if is_made_text or array.dtype.kind == "T" else array
 
 
 def missing_targets(y: np.ndarray) -> np.ndarray:

@@ -73,6 +73,7 @@ class SupervisedVAE(SupervisedAnswers):
         if self.warm_start and self.__sklearn_is_fitted__():
             return self._go_on(X, y, sample_weight, decay=True)
         self._check_own()
+        self.__dict__.pop("estimators_", None)  # which would answer for other targets, if anything below fails
         y = self._targets(y, reset=True)
         first, rows, seed = self._first(X, y, sample_weight, whole=True)
         train, validation, calibration = self._held_out(rows, seed)
@@ -104,6 +105,7 @@ class SupervisedVAE(SupervisedAnswers):
         vae = VAE(**self._member_params())
         weight = self._row_weight(y, sample_weight)
         rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
+        _check_targets(rows)
         self._schema_columns = vae.schema_.modelled
         copy_features(vae, self)
         return vae, rows, seed
@@ -206,6 +208,7 @@ class SupervisedVAE(SupervisedAnswers):
         for k, member in enumerate(self.estimators_):
             member.set_params(**self._member_params())
             rows, seed = member._begin(X, y, weight, anew=False, target=target)
+            _check_targets(rows)
             # By the same seed for all, lest the rows that calibrate had served a member.
             parts = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
             train, validation, calibration = parts
@@ -392,6 +395,13 @@ def _trained(
     member.settings_ = dict(settings)
     member._train(_repeated(train), validation, seed, decay=True)
     return member
+
+
+def _check_targets(rows: Batch) -> None:
+    """Refuse rows that say nothing of a target, as those of weight 0 do not count."""
+    assert rows.target is not None
+    if rows.target.isnan().all(0).any():
+        raise ValueError("sample_weight is 0 for every row that has a target; give some of them a positive weight")
 
 
 def _repeated(rows: Batch) -> Batch:

@@ -96,9 +96,12 @@ class Predictive:
         wanted = np.atleast_1d(np.asarray(q, dtype=np.float64))
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantile {wanted[~((wanted > 0) & (wanted < 1))][0]:g}: expected in (0, 1)")
-        found = [self._in_units(torch.cat([piece.quantile(float(p)) for piece in self._pieces])) for p in wanted]
-        if is_mass(self._core[0][0], len(self._columns)).all():
-            found = [np.rint(values) for values in found]  # what the float32 of standardised ones left of them
+        is_whole = is_mass(self._core[0][0], len(self._columns))
+        found = []
+        for p in wanted:
+            values = self._of_columns(torch.cat([piece.quantile(float(p)) for piece in self._pieces]))
+            # Of whole numbers, the search and the float32 of standardised ones miss a little; + 0.0 turns −0 into 0.
+            found.append(self._shaped(np.where(is_whole, np.rint(values) + 0.0, values)))
         return found[0] if np.ndim(q) == 0 else np.stack(found, axis=-1)
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
@@ -168,7 +171,11 @@ class Predictive:
         )
 
     def _in_units(self, values: Tensor) -> np.ndarray:
-        return self._shaped(values.double().cpu().numpy() * self._scale + self._offset)
+        return self._shaped(self._of_columns(values))
+
+    def _of_columns(self, values: Tensor) -> np.ndarray:
+        """Standardised values in units of their columns, [n, T]."""
+        return values.double().cpu().numpy() * self._scale + self._offset
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._squeeze else values
