@@ -161,3 +161,16 @@ def test_plots_that_cannot_be_drawn(wine, model, photos, tmp_path):
     assert "the history has no such term" in run(
         "plot", model, "--kind", "training", "--term", "taste", *target, code=1
     )
+
+
+def test_columns_of_pixels_are_found_by_name(tmp_path):
+    names = [f"p{k}" for k in range(64)]
+    table = pyarrow.table(dict(zip(names, X.reshape(80, -1).T, strict=True)))
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    pyarrow.csv.write_csv(table.select(names[::-1]), tmp_path / "b.csv")
+    fitted = VAE(image_shape=(8, 8), latent_dim=2, max_epochs=1, encoder="mlp", random_state=0)
+    fitted.fit(tmp_path / "a.parquet").save(tmp_path / "m")
+    for data in ("a.parquet", "b.csv"):
+        run("transform", tmp_path / "m", tmp_path / data, "-o", tmp_path / "z.csv")
+        z = pyarrow.csv.read_csv(tmp_path / "z.csv").to_pandas()
+        np.testing.assert_allclose(z, fitted.transform(tmp_path / "a.parquet"), rtol=1e-4, atol=1e-5)

@@ -296,3 +296,37 @@ def test_without_matplotlib_the_extra_is_named(rows, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install scikit-vae\[plot\]"):
         LatentMapDisplay.from_estimator(rows, table())
+
+
+def test_columns_without_an_entry():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    vae = VAE(latent_dim=2, hidden_sizes=(8,), max_epochs=2, random_state=0).fit(frame)
+    empty = frame.assign(a=np.nan)
+    display = ReconstructionDisplay.from_estimator(vae, empty)
+    assert display.axes_[0].get_title() == "a, no entry"
+    assert len(SampleGridDisplay.from_estimator(vae, empty).axes_) == 2
+
+
+@pytest.mark.parametrize("color", [pd.array([pd.NA, "x"] * 30, "string"), pd.array([pd.NA, True] * 30, "boolean")])
+def test_missing_colours_of_nullable_types(color):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    vae = VAE(latent_dim=2, hidden_sizes=(8,), max_epochs=2, random_state=0).fit(X)
+    plain = [None, color[1]] * 30
+    one, other = (LatentMapDisplay.from_estimator(vae, X, color=its) for its in (pd.Series(color), plain))
+    assert one.color.tolist() == other.color.tolist()
+
+
+def test_epochs_without_held_out_rows():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    vae = VAE(latent_dim=2, hidden_sizes=(8,), max_epochs=12, warm_start=True, random_state=0)
+    for _ in range(3):
+        vae.partial_fit(X)
+    assert np.isfinite(TrainingCurveDisplay.from_estimator(vae.fit(X)).ax_.get_ylim()).all()
+
+
+def test_panels_within_axes_placed_by_hand():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    vae = VAE(latent_dim=2, hidden_sizes=(8,), max_epochs=2, random_state=0).fit(frame)
+    ax = pyplot.figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    display = ReconstructionDisplay.from_estimator(vae, frame, ax=ax)
+    assert [panel.get_title().split(",")[0] for panel in display.axes_] == ["a", "b"]

@@ -283,7 +283,7 @@ def _opened(
     if decoded:
         _check_decoded(vae, output, format)
     if cli_images.is_of_images(vae):
-        images = cli_images.read(data, schema.layout.shape)
+        images = cli_images.read(data, schema.layout.shape, schema)
         return fitted, images, images
     whole = read(data, source.text_columns(schema))
     targets = [name for name in cli_targets.names_of(fitted) if name in whole.column_names]

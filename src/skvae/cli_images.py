@@ -23,10 +23,11 @@ def are_images(data: str) -> bool:
     return is_folder(data) or Path(data).suffix == _ARRAY
 
 
-def read(data: str, image_shape: Sequence[int] | None) -> Images:
-    """The images in a folder, an array, or a table of pixels."""
+def read(data: str, image_shape: Sequence[int] | None, schema: ImageSchema | None = None) -> Images:
+    """The images in a folder, an array, or a table of pixels, whose columns are found by the names of a schema."""
     if not are_images(data):
-        return read_images(shell.read(data, ()), image_shape)
+        table = shell.read(data, ())
+        return read_images(table if schema is None else source.matched(table, schema), image_shape)
     if image_shape is None and not is_folder(data):
         raise typer.BadParameter(
             f'{data} does not say how its images are shaped; add --set image_shape="(28, 28)"', param_hint="--set"
@@ -69,12 +70,12 @@ def write(answers: Iterable[Any], output: str, format: str | None, schema: Image
     if path.suffix == _ARRAY:
         np.save(path, images)
     else:
-        write_folder(images, schema.layout, path)
+        write_folder(schema.for_files(images), path)
 
 
 def _array(answer: Any) -> np.ndarray:
-    return (
-        nw.from_native(answer, eager_only=True, pass_through=True).to_numpy()
-        if not isinstance(answer, np.ndarray)
-        else answer
-    )
+    """An answer as an array, NaN where it is masked."""
+    frame = nw.from_native(answer, eager_only=True, pass_through=True)
+    if isinstance(answer, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(answer), np.nan, answer.data)
+    return answer if isinstance(answer, np.ndarray) else frame.to_numpy()

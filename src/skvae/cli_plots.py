@@ -90,7 +90,7 @@ def _rows(vae: Any, fitted: Any, data: str, color: str | None) -> tuple[Any, Any
     if cli_images.is_of_images(vae):
         if color is not None:
             raise typer.BadParameter("images have no named columns; leave it out", param_hint="--color")
-        return cli_images.read(data, vae.schema_.layout.shape), None
+        return cli_images.read(data, vae.schema_.layout.shape, vae.schema_), None
     whole = read(data, source.text_columns(vae.schema_))
     if color is not None and color not in whole.column_names:
         raise typer.BadParameter(f"there is no column {color!r}", param_hint="--color")

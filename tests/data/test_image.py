@@ -308,13 +308,67 @@ def test_palettes_and_two_tones(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (3, 5, 7)])
-def test_written_files_are_read_again(tmp_path, shape):
+@pytest.mark.parametrize("type", ["uint8", "float 255ths", "float", "int64"])
+def test_written_files_are_read_again(tmp_path, shape, type):
     X = grey(12, *shape)
-    write_folder(X, Layout(shape), tmp_path / "new")
+    X[0].flat[:2] = 0, 255
+    given = {"uint8": X, "float 255ths": X / 255, "float": X.astype(float), "int64": X.astype(int)}[type]
+    schema = ImageSchema.infer(read_images(given, shape))
+    write_folder(schema.for_files(given), tmp_path / "new")
     assert sorted(p.name for p in (tmp_path / "new").iterdir())[:2] == ["00.png", "01.png"]
     np.testing.assert_array_equal(read_folder(tmp_path / "new", Layout(shape)), X)
-    write_folder(X / 255, Layout(shape), tmp_path / "floats")
-    np.testing.assert_array_equal(read_folder(tmp_path / "floats", Layout(shape)), X)
+
+
+def test_files_of_16_bits(tmp_path):
+    X = np.random.default_rng(0).integers(0, 60_000, (5, 6, 6)).astype(np.uint16)
+    write_folder(ImageSchema.infer(read_images(X, (6, 6))).for_files(X), tmp_path / "new")
+    np.testing.assert_array_equal(read_folder(tmp_path / "new"), X)
+
+
+def test_other_ranges_fill_that_of_a_file():
+    X = np.random.default_rng(0).uniform(-1, 1, (5, 6, 6))
+    X[0, 0, :2] = -1, 1
+    found = ImageSchema.infer(read_images(X, (6, 6))).for_files(X)
+    np.testing.assert_array_equal(found, np.rint(255 * (X[:, None] + 1) / 2))
+    levels = np.round(8 * (X + 1))  # 0 to 16, as those of scikit-learn's digits
+    assert ImageSchema.infer(read_images(levels, (6, 6))).for_files(levels).max() == 255
+    with pytest.raises(ImageError, match=r"pixels are missing.*write to \.npy"):
+        ImageSchema.infer(read_images(X, (6, 6))).for_files(np.where(X > 0.5, np.nan, X))
+
+
+@pytest.mark.parametrize("levels", [(40, 80, 120), (5, 15, 25)], ids=str)
+def test_masked_bytes_are_bytes(levels):
+    X = np.random.default_rng(0).choice(np.array(levels, np.uint8), (60, 8, 8))
+    images = read_images(np.ma.MaskedArray(X, np.random.default_rng(1).random(X.shape) < 0.1), (8, 8))
+    schema = ImageSchema.infer(images)
+    assert (schema.pixel.resolution, schema.pixel.lower, schema.pixel.upper) == (1, 0, 255)
+    present = ~np.isnan(images.pixels)
+    again = schema.decode(schema.encode(images).values.numpy())
+    np.testing.assert_array_equal(again.reshape(60, -1)[present], X.reshape(60, -1)[present])
+
+
+def test_holes_that_are_drawn_are_masked():
+    X = grey(6, 8, 8)
+    schema = ImageSchema.infer(read_images(X, (8, 8)))
+    encoded = schema.encode(read_images(X, (8, 8))).values.numpy()
+    encoded[:, :3] = np.nan
+    found = schema.decode(encoded)
+    assert found.dtype == np.uint8
+    assert np.ma.getmaskarray(found).reshape(6, -1)[:, :3].all()
+    assert not np.ma.getmaskarray(found).reshape(6, -1)[:, 3:].any()
+    frame = pd.DataFrame(X.reshape(6, -1))
+    holed = ImageSchema.infer(read_images(frame, (8, 8))).decode(encoded)
+    assert holed.iloc[:, :3].isna().all(axis=None)
+    np.testing.assert_array_equal(holed.iloc[:, 3:], frame.iloc[:, 3:])
+
+
+def test_labels_of_columns_stay_numbers():
+    frame = pd.DataFrame(grey(6, 8, 8).reshape(6, -1))
+    images = read_images(frame, (8, 8))
+    schema = ImageSchema.infer(images)
+    again = ImageSchema.from_dict(json.loads(json.dumps(schema.to_dict())))
+    for its in (schema, again):
+        pd.testing.assert_frame_equal(its.decode(its.encode(images).values), frame)
 
 
 def test_an_npy_file(tmp_path):

@@ -220,3 +220,17 @@ def test_not_fitted():
             getattr(small(), ask)(np.zeros((3, 2)))
     with pytest.raises(NotFittedError):
         small().describe()
+
+
+def test_as_many_clusters_as_rows_leave_none_to_hold_out():
+    X = np.random.default_rng(0).normal(size=(80, 3))
+    model = small(n_clusters=78, n_init=1, max_epochs=2).fit(X)
+    assert model.n_clusters_ == 78
+    with pytest.raises(ValueError, match=r"n_clusters=8, and X has 5 rows of positive weight of which 5 differ"):
+        small(n_clusters=8).fit(X, sample_weight=np.arange(80) < 5)
+    assert small(n_clusters="auto", n_init=1, max_epochs=2).fit(X[:2]).n_clusters_ == 1
+
+
+def test_an_objective_with_a_second_player(blobs):
+    model = small(objective="factor-vae", n_init=1, max_epochs=4).fit(blobs[0])
+    assert len(np.unique(model.predict(blobs[0]))) == 4

@@ -306,3 +306,32 @@ def test_other_images_than_at_fit():
         ImageError, match=r"image 0 holds 0.1875 \(row 0, column 3\), but there were numbers from 0 to 255"
     ):
         vae.transform(TEST[:1] / 16)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_of_pixels_are_matched_by_name(suffix, tmp_path):
+    frame = pd.DataFrame(X[:60].reshape(60, -1), columns=[f"p{k}" for k in range(64)])
+    turned = frame[frame.columns[::-1]]
+    for name, table in (("a", frame), ("b", turned)):
+        getattr(table, f"to_{suffix}")(tmp_path / f"{name}.{suffix}", index=False)
+    model = small(max_epochs=1).fit(tmp_path / f"a.{suffix}")
+    expected = model.transform(frame)
+    for name in ("a", "b"):
+        np.testing.assert_allclose(model.transform(tmp_path / f"{name}.{suffix}"), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="feature names"):
+        model.transform(turned)
+
+
+def test_holes_are_filled_in_frames_of_numbered_columns():
+    frame = pd.DataFrame(X[:60].reshape(60, -1))
+    holes = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.1)
+    model = small(max_epochs=1).fit(frame)
+    assert list(model.sample(2).columns) == list(range(64))
+    assert not holes.fillna(model.impute(holes, n_draws=2)).isna().any(axis=None)
+
+
+def test_drawn_images_have_holes_like_the_masked_ones_at_fit():
+    masked = np.ma.MaskedArray(X[:80] * 6 + 96, np.random.default_rng(0).random((80, 8, 8)) < 0.3)
+    drawn = small(missing="self-masking").fit(masked).sample(20, random_state=0)
+    assert np.ma.getmaskarray(drawn).mean() == pytest.approx(0.3, abs=0.15)
+    assert (drawn.compressed() == 0).mean() < 0.05

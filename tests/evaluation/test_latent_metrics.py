@@ -108,6 +108,12 @@ def test_features_refuse():
     X, y = load_digits(return_X_y=True)
     with pytest.raises(ValueError, match=r"expected images of shape \(7, 8\), flat \(56\) or not"):
         FeatureNetwork((7, 8)).fit(X, y)
+    colour = np.random.default_rng(0).random((60, 8, 8, 3))
+    first, last = (FeatureNetwork(shape, n_epochs=1) for shape in ((3, 8, 8), (8, 8, 3)))
+    by_plane = first.fit(colour.transpose(0, 3, 1, 2), np.arange(60) % 2).transform(colour.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(last.fit(colour, np.arange(60) % 2).transform(colour), by_plane)
+    with pytest.raises(ValueError, match=r"X has shape \(60, 8, 8, 3\); expected images of shape \(3, 8, 8\)"):
+        first.transform(colour)
     with pytest.raises(ValueError, match=r"image_shape=\(64,\): expected"):
         FeatureNetwork((64,)).fit(X, y)
     with pytest.raises(ValueError, match="y has 3 labels of 3 classes for 1797 images"):

@@ -281,3 +281,14 @@ def test_bad_parameters(part, message, X):
 def test_a_single_row_has_no_neighbour():
     with pytest.raises(ValueError, match="there is a single row"):
         Neighbours().prepare(None, Batch(torch.zeros(1, 2)))
+
+
+def test_the_projection_of_features_that_hardly_vary():
+    """Outlines of images with an empty border, on which single precision fails."""
+    pixels = torch.from_numpy(np.pad(load_digits().images[:300], ((0, 0), (10, 10), (10, 10))) / 16).float()
+    features = oriented_gradients(pixels.unsqueeze(1))
+    found = Projection.of(features)(features)
+    centred = (features - features.mean(0)).double()
+    torch.testing.assert_close(
+        found.square().sum(), torch.linalg.svdvals(centred)[:50].square().sum().float(), rtol=1e-4, atol=0
+    )

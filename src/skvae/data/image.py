@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ class Images:
     dtype : str
         Of the pixels as they came; masked ones are floats in `pixels`.
     container : {"numpy", "pandas", "polars", "pyarrow"}
-    names : list of str or None
-        Of a frame's columns.
+    names : list or None
+        Of a frame's columns: text, or whole numbers.
     index : object
         The row index of a pandas frame.
     """
@@ -100,7 +101,7 @@ class Images:
     row_shape: tuple[int, ...]
     dtype: str
     container: str = "numpy"
-    names: list[str] | None = None
+    names: list[Any] | None = None
     index: Any = None
 
     @property
@@ -114,6 +115,11 @@ class Images:
 def is_folder(X: Any) -> bool:
     """Whether X is the path of a folder."""
     return isinstance(X, str | os.PathLike) and Path(X).is_dir()
+
+
+def is_table(X: Any) -> bool:
+    """Whether X is the path of a table of pixels."""
+    return isinstance(X, str | os.PathLike) and not Path(X).is_dir() and Path(X).suffix != ".npy"
 
 
 def read_images(X: Any, image_shape: Sequence[int] | None, *, min_rows: int = 1) -> Images:
@@ -150,7 +156,7 @@ def read_images(X: Any, image_shape: Sequence[int] | None, *, min_rows: int = 1)
     frame = nw.from_native(X, eager_only=True, pass_through=True)
     if isinstance(frame, nw.DataFrame):
         container = str(frame.implementation.value)
-        names = [str(name) for name in frame.columns]
+        names = [int(name) if isinstance(name, Integral) else str(name) for name in frame.columns]
         index = X.index if container == "pandas" else None
         X = frame.to_numpy()
     masked = np.ma.getmaskarray(X) if isinstance(X, np.ma.MaskedArray) else None
@@ -227,16 +233,12 @@ def read_folder(folder: Path, layout: Layout | None = None) -> np.ndarray:
     return stacked.transpose(0, 3, 1, 2)
 
 
-def write_folder(images: np.ndarray, layout: Layout, folder: Path) -> None:
-    """Write images [n, …], as an estimator answers them, to numbered png files; floats in [0, 1] as 255ths."""
+def write_folder(planes: np.ndarray, folder: Path) -> None:
+    """Write images [n, channels, height, width] of uint8, or of one channel of uint16, to numbered png files."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    planes = layout.by_plane(images.reshape(len(images), -1)).reshape(len(images), *layout.planes)
-    if planes.dtype != np.uint8:
-        top = 255.0 if planes.dtype == bool or planes.max() <= 1 else 1.0
-        planes = np.clip(np.rint(planes * top), 0, 255).astype(np.uint8)
-    digits = len(str(len(images) - 1))
+    digits = len(str(len(planes) - 1))
     for k, picture in enumerate(planes):
         grey = len(picture) == 1
         Image.fromarray(picture[0] if grey else picture.transpose(1, 2, 0)).save(folder / f"{k:0{digits}}.png")

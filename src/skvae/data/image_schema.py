@@ -39,7 +39,7 @@ class ImageSchema:
     pixel : Column
         What every pixel is: its kind, bounds, offset and scale are those over all pixels.
     container : str
-    names : list of str or None
+    names : list or None
     n_rows : int
     """
 
@@ -50,7 +50,7 @@ class ImageSchema:
         dtype: str,
         pixel: Column,
         container: str,
-        names: list[str] | None,
+        names: list[Any] | None,
         n_rows: int,
     ) -> None:
         self.layout, self.row_shape, self.dtype, self.pixel = layout, row_shape, dtype, pixel
@@ -65,7 +65,7 @@ class ImageSchema:
     def columns(self) -> tuple[Column, ...]:
         """One per pixel, as they came."""
         names = self.names or [f"x{j}" for j in range(self.layout.n_pixels)]
-        return tuple(replace(self.pixel, name=name) for name in names)
+        return tuple(replace(self.pixel, name=str(name)) for name in names)
 
     @cached_property
     def modelled(self) -> tuple[Column, ...]:
@@ -183,11 +183,13 @@ class ImageSchema:
 
         Returns
         -------
-        ndarray [n, *row_shape], or a frame of pixels where those at fit were one, of the dtype seen at fit
+        ndarray [n, *row_shape], or a frame of pixels where those at fit were one, of the dtype seen at fit. Missing
+        ones, which a model of missingness draws, are masked where that dtype has no NaN, and make a frame's floats.
         """
         dtype = np.dtype(self.dtype)
         encoded = np.asarray(values)
         pixels = np.empty(encoded.shape, dtype=dtype)
+        holes = np.isnan(encoded) & (True if keep is None else np.isnan(keep.pixels))
         for first in range(0, len(encoded), _IMAGES_AT_ONCE):
             rows = slice(first, first + _IMAGES_AT_ONCE)
             numbers = self._numbers(encoded[rows].astype(np.float64))
@@ -197,15 +199,28 @@ class ImageSchema:
             if dtype.kind in "iu":
                 limits = np.iinfo(dtype)
                 numbers = np.clip(np.rint(numbers), limits.min, limits.max)
+            if dtype.kind != "f":
+                numbers = np.where(holes[rows], 0, numbers)
             pixels[rows] = numbers.astype(dtype)
-        answer = self.layout.as_given(pixels).reshape(len(pixels), *self.row_shape)
+        answer = self._shaped(pixels)
+        masked = self._shaped(holes) if dtype.kind != "f" and holes.any() else None
         if self.container == "numpy":
-            return answer
+            return answer if masked is None else np.ma.MaskedArray(answer, masked)
         assert self.names is not None
+        if masked is not None:
+            answer = np.where(masked, np.nan, answer)
+        names = [str(name) for name in self.names]
+        frame = nw.from_numpy(answer, schema=names, backend=self.container).to_native()  # type: ignore[arg-type]
+        if self.container != "pandas":
+            return frame
         if index is None and keep is not None:
             index = keep.index
-        frame = nw.from_numpy(answer, schema=list(self.names), backend=self.container).to_native()  # type: ignore[arg-type]
-        return frame.set_axis(index, axis=0) if self.container == "pandas" and index is not None else frame
+        frame.columns = self.names
+        return frame if index is None else frame.set_axis(index, axis=0)
+
+    def _shaped(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [n, pixels], plane after plane, as they came."""
+        return self.layout.as_given(pixels).reshape(len(pixels), *self.row_shape)
 
     def pictures(self, answer: Any) -> np.ndarray:
         """Images as an estimator answers them, ready to be shown: [n, height, width] or [n, height, width, 3 or 4].
@@ -213,12 +228,44 @@ class ImageSchema:
         Values from 0 to 1; channels that are no colours are averaged.
         """
         pixels = read_images(answer, self.layout.shape).pixels.astype(np.float64)
-        pixel = self.pixel
-        lower, upper = (pixel.lower, pixel.upper) if pixel.levels is None else (pixel.levels[0], pixel.levels[-1])
+        lower, upper = self._range
         shares = np.clip((pixels - lower) / (upper - lower), 0.0, 1.0).reshape(len(pixels), *self.layout.planes)
         if len(shares[0]) in (3, 4):
             return shares.transpose(0, 2, 3, 1)
         return shares.mean(1)
+
+    def for_files(self, answer: Any) -> np.ndarray:
+        """Images as an estimator answers them, ready for png files: [n, channels, height, width].
+
+        Whole numbers that such a file holds are left as they are, in 8 bits or, of one channel, in 16; of all else,
+        0 to 1, 0 to 255 or, where neither is the range, that of the images at fit becomes 0 to 255.
+
+        Raises
+        ------
+        ImageError
+            If pixels are missing.
+        """
+        pixels = read_images(answer, self.layout.shape).pixels.reshape(-1, *self.layout.planes)
+        if pixels.dtype.kind == "f" and np.isnan(pixels).any():
+            raise ImageError("pixels are missing, which a png file cannot say; write to .npy, .csv or .parquet")
+        lower, upper = self._range
+        if np.dtype(self.dtype).kind in "iu" and lower >= 0:
+            if upper <= 255:
+                return pixels.astype(np.uint8)
+            if upper <= 65_535 and pixels.shape[1] == 1:
+                return pixels.astype(np.uint16)
+        for top in (1.0, 255.0):
+            if lower >= 0 and top / 2 < upper <= top:
+                lower, upper = 0.0, top
+        shares = np.clip((pixels.astype(np.float64) - lower) / (upper - lower), 0.0, 1.0)
+        return np.rint(255 * shares).astype(np.uint8)
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        """The bounds of pixels at fit."""
+        pixel = self.pixel
+        lower, upper = (pixel.lower, pixel.upper) if pixel.levels is None else (pixel.levels[0], pixel.levels[-1])
+        return float(lower), float(upper)
 
     def _numbers(self, encoded: np.ndarray) -> np.ndarray:
         """Encoded pixels in the data's units, rounded and cut as those at fit."""
@@ -327,7 +374,7 @@ def _describe(images: Images, allowed: frozenset[Kind]) -> Column:
     described = replace(common, offset=mean, scale=deviation, lower=float(lower), upper=float(upper))
     if images.dtype == "uint8":
         described = replace(described, lower=0.0, upper=255.0)
-    resolution = 1.0 if images.pixels.dtype.kind in "iub" else _grid(x, lower, upper)
+    resolution = 1.0 if np.dtype(images.dtype).kind in "iub" else _grid(x, lower, upper)
     if resolution and Kind.INTEGER in allowed:
         return replace(described, kind=Kind.INTEGER, resolution=resolution)
     return replace(described, resolution=resolution)

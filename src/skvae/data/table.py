@@ -287,3 +287,19 @@ def show(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"' if len(value) <= 40 else f'"{value[:37]}…"'
     return str(value) if isinstance(value, date) else reprlib.repr(value)
+
+
+def missing_entries(y: np.ndarray) -> np.ndarray:
+    """Which entries of an array [n] of any type are missing: NaN, NaT, None, pandas.NA; [n]."""
+    if y.dtype.kind in "fM":
+        return y != y
+    if y.dtype.kind == "O":
+        return np.array([_is_missing(value) for value in y], dtype=bool)
+    return np.zeros(len(y), dtype=bool)
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA, of which nothing is true or false
+        return True

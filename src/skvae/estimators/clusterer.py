@@ -29,6 +29,8 @@ from skvae.training import Noise
 _STARTS, _ROWS_OF_STARTS = 3, 10_000
 # Components tried for n_clusters="auto".
 _MAX_AUTO = 20
+# Fewer rows are one cluster: of more, none could be held out.
+_LEAST_TO_CHOOSE = 6
 # σ of a component is no smaller than this share of the spread of all latents.
 _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
@@ -123,15 +125,18 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rows, seed = first._begin(X, None, sample_weight, anew=True)
         every = first._encode(first._read(X))
         copy_features(first, self)
-        n_different = len(np.unique(_entries(every), axis=0))
+        n_different = _n_different(rows)
         wanted = self.get_params(deep=False)["n_clusters"]
         if n_different < (2 if wanted == "auto" else wanted):
             what = "they cannot be told apart" if n_different == 1 else "each cluster needs one of its own"
+            weighted = "" if len(rows) == len(every) else " of positive weight"
             raise ValueError(
-                f"n_clusters={wanted!r}, and X has {len(every)} rows of which {n_different} differ (n_samples="
-                f"{len(every)}): {what}; ask for fewer clusters, or pass more rows"
+                f"n_clusters={wanted!r}, and X has {len(rows)} rows{weighted} of which {n_different} differ "
+                f"(n_samples={len(every)}): {what}; ask for fewer clusters, or pass more rows"
             )
         train, validation = first._split(rows)
+        if wanted != "auto" and _n_different(train) < wanted:
+            train, validation = rows, None  # none to spare
         first = self._pretrained(first, train, validation, seed)
         mixture = self._best_mixture(first, train, validation, seed, min(_MAX_AUTO, n_different))
         self._join(first, mixture, train, validation, seed)
@@ -154,8 +159,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         wanted = self.get_params(deep=False)["n_clusters"]
         z = self._drawn(vae, train)
         self.held_out_bounds_: dict[int, float] = {}
-        if wanted != "auto":
-            return self._mixture(z, wanted, seed)
+        if wanted != "auto" or len(z) < _LEAST_TO_CHOOSE:
+            return self._mixture(z, 1 if wanted == "auto" else wanted, seed)
         order = np.random.default_rng(seed).permutation(len(z))
         n_own = len(z) // 3
         held_out = z[order[:n_own]] if validation is None else self._drawn(vae, validation)
@@ -197,7 +202,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         vae._decided = dict(first._decided)
         its = {name: value for name, value in first.model_.state_dict().items() if not name.startswith("prior.")}
         vae.model_.load_state_dict(its, strict=False)
-        vae._objective.load_state_dict(first._objective.state_dict())
+        # A second player is made when the objective meets its rows, and learns anew.
+        vae._objective.load_state_dict(first._objective.state_dict(), strict=False)
         take_over(_components_of(vae), mixture)
         vae.settings_ = replace(
             settings,
@@ -376,10 +382,11 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return tags
 
 
-def _entries(rows: Batch) -> np.ndarray:
-    """The entries of each row, and which are missing."""
+def _n_different(rows: Batch) -> int:
+    """Number of rows that differ in an entry, or in what is missing."""
     values = to_numpy(rows.values)
-    return values if rows.observed is None else np.column_stack([values, to_numpy(rows.observed)])
+    entries = values if rows.observed is None else np.column_stack([values, to_numpy(rows.observed)])
+    return len(np.unique(entries, axis=0))
 
 
 def _components_of(vae: VAE) -> GaussianMixture:

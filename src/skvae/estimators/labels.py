@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from skvae.data.batch import Batch
 from skvae.data.columns import Column, Kind
-from skvae.estimators.sampling_strategy import missing_targets, target_array
+from skvae.data.table import missing_entries
+from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT, SupervisedVAE
 
 
@@ -82,7 +83,7 @@ class TakesLabels(SupervisedVAE):
             return None
         if y.dtype.kind not in "iufO":
             return None
-        y = y[~missing_targets(y)]
+        y = y[~missing_entries(y)]
         marked = np.array([_is_minus_one(value) for value in y], dtype=bool) if y.dtype.kind == "O" else y == -1
         others = np.unique(y[~marked].astype(y.dtype if y.dtype.kind != "O" else str))
         if marked.any() and len(others) == 1:
@@ -96,7 +97,7 @@ class TakesLabels(SupervisedVAE):
 
     def _unmarked(self, y: np.ndarray) -> np.ndarray:
         """Which rows have no label, [n]."""
-        missing = missing_targets(y)
+        missing = missing_entries(y)
         if self._mark is None:
             return missing
         if y.dtype.kind == "O":

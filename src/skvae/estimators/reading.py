@@ -11,7 +11,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from skvae.data.batch import Batch
 from skvae.data.identifiers import identifiers
-from skvae.data.image import Images, is_folder, read_images
+from skvae.data.image import Images, is_folder, is_table, read_images
 from skvae.data.image_schema import ImageSchema
 from skvae.data.source import opened
 from skvae.data.table import Table, read_table
@@ -59,6 +59,8 @@ class ReadsRows(TakesTables):
 
     def _read_images(self, X: Any, reset: bool, min_rows: int) -> Images:
         shape = self.get_params(deep=False)["image_shape"] if reset else self.schema_.layout.shape
+        if is_table(X):
+            X = opened(X, None if reset else self.schema_)
         if not isinstance(X, Images):
             _check_feature_names(self, X, reset=reset)
         images = read_images(X, shape, min_rows=min_rows)

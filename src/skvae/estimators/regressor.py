@@ -16,10 +16,10 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from skvae.data.batch import Batch
 from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
-from skvae.data.table import read_table
+from skvae.data.table import missing_entries, read_table
 from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
-from skvae.estimators.sampling_strategy import missing_targets, target_array
+from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import SupervisedVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
@@ -423,7 +423,7 @@ def _numbers(y: Any) -> np.ndarray:
                 raise ValueError(
                     f"y holds text ({str(value)!r}); a regression needs numbers: convert it, or use VAEClassifier"
                 )
-        array = np.where(missing_targets(array.ravel()).reshape(array.shape), np.nan, array)
+        array = np.where(missing_entries(array.ravel()).reshape(array.shape), np.nan, array)
     if np.iscomplexobj(array):
         raise ValueError("Complex data not supported: y holds complex numbers; pass real ones")
     try:

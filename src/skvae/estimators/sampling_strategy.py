@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
+from skvae.data.table import missing_entries
 from skvae.model.checks import is_number, is_whole
 
 STRATEGIES = ("auto", "not majority", "minority", "not minority", "all")
@@ -119,7 +120,7 @@ def _values(y: Any) -> np.ndarray:
             raise ValueError(f"y has shape {values.shape}; expected [n], or one-hot [n, n_classes]")
         return values
     values = column_or_1d(values)
-    missing = missing_targets(values)
+    missing = missing_entries(values)
     if missing.any():
         raise ValueError(
             f"y is missing in row {int(missing.argmax())}, which belongs to no class then: drop such rows, or "
@@ -133,22 +134,6 @@ def target_array(y: Any) -> np.ndarray:
     array = np.asarray(y)
     is_made_text = array.dtype.kind in "US" and not isinstance(y, np.ndarray)
     return np.asarray(y, dtype=object) if is_made_text or array.dtype.kind == "T" else array
-
-
-def missing_targets(y: np.ndarray) -> np.ndarray:
-    """Which entries of y [n] are missing, [n]."""
-    if y.dtype.kind in "fM":
-        return y != y
-    if y.dtype.kind == "O":
-        return np.array([_is_missing(value) for value in y], dtype=bool)
-    return np.zeros(len(y), dtype=bool)
-
-
-def _is_missing(value: Any) -> bool:
-    try:
-        return value is None or bool(value != value)
-    except TypeError:  # pandas.NA, of which nothing is true or false
-        return True
 
 
 def _bins(values: np.ndarray, n_bins: int) -> Groups:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skvae.data.image import Layout
 from skvae.training.randomness import Noise, seeded_torch
 
 # Of fewer images smaller batches are made, for as many steps.
@@ -62,7 +63,7 @@ class FeatureNetwork:
     Parameters
     ----------
     image_shape : tuple
-        (height, width) or (channels, height, width).
+        (height, width), or with the channels first or last, as of `VAE`.
     n_features : int
     n_epochs : int
     random_state : int
@@ -155,13 +156,14 @@ class FeatureNetwork:
         """Images [n, channels, height, width], float32."""
         shape = tuple(self.image_shape)
         if len(shape) not in (2, 3):
-            raise ValueError(f"image_shape={shape}: expected (height, width) or (channels, height, width)")
-        array = np.asarray(X, dtype=np.float32)
-        if not len(array) or array[0].size != np.prod(shape):
+            raise ValueError(f"image_shape={shape}: expected (height, width), with the channels first or last")
+        array, layout = np.asarray(X, dtype=np.float32), Layout(shape)
+        if not len(array) or array.shape[1:] not in layout.accepted:
             raise ValueError(
-                f"X has shape {array.shape}; expected images of shape {shape}, flat ({int(np.prod(shape))}) or not"
+                f"X has shape {array.shape}; expected images of shape {shape}, flat ({layout.n_pixels}) or not"
             )
-        return torch.from_numpy(array.reshape(len(array), *(1,) * (3 - len(shape)), *shape))
+        planes = layout.by_plane(array.reshape(len(array), -1))
+        return torch.from_numpy(np.ascontiguousarray(planes).reshape(len(array), *layout.planes))
 
     def _network(self, n_channels: int, height: int, width: int) -> nn.Module:
         n_hidden = 32 * -(-height // 4) * -(-width // 4)

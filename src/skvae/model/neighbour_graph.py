@@ -74,7 +74,9 @@ class Projection:
         if features.shape[1] <= _MAX_DIMENSIONS:
             return cls(centre, None)
         centred = features - centre
-        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -_MAX_DIMENSIONS:]
+        # In double precision, as in single it fails where many features never vary.
+        covariance = (centred.T @ centred).cpu().double()
+        axes = torch.linalg.eigh(covariance).eigenvectors[:, -_MAX_DIMENSIONS:].to(features)
         return cls(centre, axes.contiguous())  # a view would keep all the others
 
     def __call__(self, features: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from skvae.data.columns import NUMERIC, Column, Kind
+from skvae.data.table import missing_entries
 
 REAL, MODEL, MUTED = "#4878a8", "#e07b39", "#b8b8b8"
 
@@ -61,8 +62,22 @@ class Display:
             self.axes_ = np.array([ax])
             return [ax]
         ax.set_axis_off()
-        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns)
-        panels = [self.figure_.add_subplot(grid[k // n_columns, k % n_columns]) for k in range(n_panels)]
+        place = ax.get_subplotspec()
+        if place is None:  # axes put where the caller wanted them
+            panels = [
+                ax.inset_axes(
+                    (
+                        (k % n_columns + 0.1) / n_columns,
+                        1 - (k // n_columns + 0.9) / n_rows,
+                        0.8 / n_columns,
+                        0.7 / n_rows,
+                    )
+                )
+                for k in range(n_panels)
+            ]
+        else:
+            grid = place.subgridspec(n_rows, n_columns)
+            panels = [self.figure_.add_subplot(grid[k // n_columns, k % n_columns]) for k in range(n_panels)]
         self.axes_ = np.array(panels)
         return panels
 
@@ -126,7 +141,8 @@ def as_color(color: Any) -> np.ndarray:
             return numbers
         return np.array([None if np.isnan(number) else int(number) for number in numbers], dtype=object)
     found = np.empty(len(entries), dtype=object)
-    found[:] = [None if entry is None or entry != entry else entry for entry in entries.tolist()]
+    found[:] = entries.tolist()
+    found[missing_entries(entries)] = None
     return found
 
 

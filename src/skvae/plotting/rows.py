@@ -126,6 +126,10 @@ class ReconstructionDisplay(Display):
         x, y = x[present], y[present]
         ax.set_xlabel("original")
         ax.set_ylabel("reconstructed")
+        if not column.is_discrete and len(x) == 0:
+            ax.set_title(f"{column.name}, no entry", fontsize="medium")
+            bare(ax)
+            return
         if not column.is_discrete:
             low, high = np.nanmin([x, y]), np.nanmax([x, y])
             ax.plot([low, high], [low, high], color=MUTED, linewidth=1, zorder=0)
@@ -233,10 +237,11 @@ class SampleGridDisplay(Display):
                 ax.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
                 ax.set_ylabel("share")
             else:
-                bins = edges(column, real)
+                bins = edges(column, real if len(real) else new)
                 for x, colour, label in ((real, REAL, "real"), (new, MODEL, "sampled")):
                     style = {"alpha": 0.45} if label == "real" else {"histtype": "step", "linewidth": 1.6}
-                    ax.hist(np.clip(x, bins[0], bins[-1]), bins, density=True, color=colour, label=label, **style)
+                    clipped = np.clip(x, bins[0], bins[-1])
+                    ax.hist(clipped, bins, density=len(x) > 0, color=colour, label=label, **style)
                 ax.set_yticks([])
                 ax.set_ylabel("density")
                 label_dates(ax, column, "x")

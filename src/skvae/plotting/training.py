@@ -55,8 +55,9 @@ class TrainingCurveDisplay(Display):
         if len(self.curves) > 1 and self.best_epoch < n_epochs:
             ax.axvline(self.best_epoch, color="0.3", linewidth=0.8, linestyle=":", label=f"best, {self.best_epoch}")
         late = np.concatenate([values[len(values) // 10 :] for values in self.curves.values()])
-        margin = 0.06 * max(np.ptp(late), 1e-9)
-        if n_epochs >= 10:
+        late = late[np.isfinite(late)]  # epochs of `partial_fit` have no held-out rows
+        if n_epochs >= 10 and len(late):
+            margin = 0.06 * max(np.ptp(late), 1e-9)
             ax.set_ylim(late.min() - margin, late.max() + margin)
         ax.set_xlabel("epoch")
         ax.set_ylabel(f"{next(iter(self.curves)).partition('_')[2]}, nats per row")
