@@ -234,3 +234,11 @@ def test_as_many_clusters_as_rows_leave_none_to_hold_out():
 def test_an_objective_with_a_second_player(blobs):
     model = small(objective="factor-vae", n_init=1, max_epochs=4).fit(blobs[0])
     assert len(np.unique(model.predict(blobs[0]))) == 4
+
+
+@pytest.mark.parametrize("weight", [0, 1e-9])
+def test_rows_of_hardly_any_weight_make_no_cluster(weight):
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(place, 1, (100, 2)) for place in ((0, 0), (30, 0), (0, 40))])
+    model = small(n_clusters="auto", n_init=2, max_epochs=20).fit(X, sample_weight=np.repeat([1, 1, weight], 100))
+    assert model.n_clusters_ == 2

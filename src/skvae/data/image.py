@@ -208,7 +208,7 @@ def read_folder(folder: Path, layout: Layout | None = None) -> np.ndarray:
             with Image.open(path) as file:
                 mode = _PLAIN_MODES.get(file.mode, file.mode)
                 picture = np.asarray(file if mode == file.mode else file.convert(mode))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
             raise ImageError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
         if first is None:
             first = path, mode, picture.shape

@@ -184,7 +184,10 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return MixtureFit(n_components, n_init=n_init, random_state=seed, **how, **start).fit(z)
 
     def _drawn(self, vae: VAE, rows: Batch) -> np.ndarray:
-        """One draw from q(z|x) of each row."""
+        """One draw from q(z|x) of each row; of as many random ones, by weight, if they differ in it."""
+        if rows.weight is not None:
+            stream = vae._noise.stream("rows of clusters")
+            rows = rows.rows(torch.multinomial(rows.weight, len(rows), True, generator=stream))
         eps = vae._noise.normal("clusters", len(rows), vae.model_.latent_dim)
         with vae._answering(len(rows)):
             draws = [vae.model_.encode(p).rsample(eps[p.index].unsqueeze(0))[0] for p in rows.chunks(_ROWS_AT_ONCE)]
