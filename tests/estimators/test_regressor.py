@@ -697,7 +697,11 @@ def test_warm_start_holds_the_same_rows_out(monkeypatch):
     assert not set.union(*trained) & set.union(*kept)
 
 
-@pytest.mark.parametrize("changed", [{"structure": "joint"}, {"target_weight": 3.0}, {"n_estimators": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [{"structure": "joint"}, {"target_weight": 3.0}, {"n_estimators": 2}, {"target_likelihood": "student-t"}],
+    ids=str,
+)
 def test_a_continued_fit_refuses_another_model(changed):
     model = small(warm_start=True, max_epochs=1).fit(X, Y).set_params(**changed)
     name, value = next(iter(changed.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -307,6 +307,15 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         if not (is_number(fraction) and 0 <= fraction < 1):
             raise ValueError(f"calibration_fraction={fraction!r}: expected a share in [0, 1)")
 
+    def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
+        before, now = self._likelihood_asked_for, repr(self._given_likelihood())
+        if now != before:
+            raise ValueError(
+                f"target_likelihood={now}, but the model to be continued was made with {before}; set it back, or fit a "
+                "new one with warm_start=False"
+            )
+        return super()._go_on(X, y, sample_weight, decay=decay)
+
     def _given_likelihood(self) -> Any:
         return self.get_params(deep=False)["target_likelihood"]
 
@@ -318,6 +327,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _target_table(self, rows: Batch) -> Table:
         """The likelihood of the targets, chosen by the probe where it is left open."""
         likelihood = self._given_likelihood()
+        self._likelihood_asked_for = repr(likelihood)
         table = Table(likelihood)
         some = rows.rows(self._labelled(rows))
         assert some.target is not None
@@ -403,6 +413,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _restore_state(self, state: dict[str, Any]) -> None:
         super()._restore_state(state)
         self._residuals = np.array(state["residuals"]).reshape(-1, len(self._columns))
+        self._likelihood_asked_for = repr(self._given_likelihood())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
