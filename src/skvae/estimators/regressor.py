@@ -311,8 +311,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         before, now = self._likelihood_asked_for, repr(self._given_likelihood())
         if now != before:
             raise ValueError(
-                f"target_likelihood={now}, but the model to be continued was made with {before}; set it back, or fit a "
-                "new one with warm_start=False"
+                f"target_likelihood={now}, but the model to be continued was made with {before}; set it back, or fit "
+                "a new one with warm_start=False"
             )
         return super()._go_on(X, y, sample_weight, decay=decay)
 
