@@ -75,7 +75,6 @@ def write(answers: Iterable[Any], output: str, format: str | None, schema: Image
 
 def _array(answer: Any) -> np.ndarray:
     """An answer as an array, NaN where it is masked."""
-    frame = nw.from_native(answer, eager_only=True, pass_through=True)
     if isinstance(answer, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(answer), np.nan, answer.data)
-    return answer if isinstance(answer, np.ndarray) else frame.to_numpy()
+    return answer if isinstance(answer, np.ndarray) else nw.from_native(answer, eager_only=True).to_numpy()

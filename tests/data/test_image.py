@@ -330,6 +330,8 @@ def test_other_ranges_fill_that_of_a_file():
     X[0, 0, :2] = -1, 1
     found = ImageSchema.infer(read_images(X, (6, 6))).for_files(X)
     np.testing.assert_array_equal(found, np.rint(255 * (X[:, None] + 1) / 2))
+    two = (X > 0).astype(int)
+    np.testing.assert_array_equal(ImageSchema.infer(read_images(two, (6, 6))).for_files(two)[:, 0], 255 * two)
     levels = np.round(8 * (X + 1))  # 0 to 16, as those of scikit-learn's digits
     assert ImageSchema.infer(read_images(levels, (6, 6))).for_files(levels).max() == 255
     with pytest.raises(ImageError, match=r"pixels are missing.*write to \.npy"):

@@ -249,7 +249,7 @@ class ImageSchema:
         if pixels.dtype.kind == "f" and np.isnan(pixels).any():
             raise ImageError("pixels are missing, which a png file cannot say; write to .npy, .csv or .parquet")
         lower, upper = self._range
-        if np.dtype(self.dtype).kind in "iu" and lower >= 0:
+        if self.dtype in ("uint8", "uint16") or (np.dtype(self.dtype).kind in "iu" and lower >= 0 and upper > 1):
             if upper <= 255:
                 return pixels.astype(np.uint8)
             if upper <= 65_535 and pixels.shape[1] == 1:
