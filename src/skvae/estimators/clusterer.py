@@ -135,8 +135,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
                 f"(n_samples={len(every)}): {what}; ask for fewer clusters, or pass more rows"
             )
         train, validation = first._split(rows)
-        if wanted != "auto" and _n_different(train) < wanted:
-            train, validation = rows, None  # none to spare
+        if wanted != "auto" and n_different - len(rows) + len(train) < wanted:
+            train, validation = rows, None  # too few to be sure that those left differ enough
         first = self._pretrained(first, train, validation, seed)
         mixture = self._best_mixture(first, train, validation, seed, min(_MAX_AUTO, n_different))
         self._join(first, mixture, train, validation, seed)
