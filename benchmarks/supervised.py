@@ -74,6 +74,7 @@ class Bench:
             model = getattr(skvae, kind)(
                 n_estimators=self.arguments.n_estimators,
                 quality=self.arguments.quality,
+                handle_unknown="missing",  # rare levels may stand in test rows alone
                 random_state=split.seed,
                 **settings,
             )
