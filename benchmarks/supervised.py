@@ -43,8 +43,8 @@ IMAGES = {"likelihood": "gaussian", "decoder": "mlp"}
 M1_OF_DIGITS = IMAGES | {"encoder": "residual", "latent_dim": 10}
 M1_OF_FASHION = IMAGES | {
     "encoder": "hog",
-    "latent_dim": 64,
-    "objective": skvae.ELBO() + skvae.Neighbours(weight=0.2, scale=1.0, hog=1.0) + skvae.LabelSpreading(),
+    "latent_dim": 32,
+    "objective": skvae.ELBO() + skvae.Neighbours(weight=0.05, scale=1.0, hog=1.0) + skvae.LabelSpreading(),
 }
 M2_OF_IMAGES = IMAGES | {
     "encoder": "hog",
