@@ -34,11 +34,11 @@ def peer_python(name: str) -> Path:
 
 
 def answer_of(script: str | Path, task: dict[str, Any], python: str | Path = sys.executable, *options: str) -> dict:
-    """What a script, given a task as JSON, prints in its last line, as JSON too: times without our own start."""
+    """What a script, given a task as JSON, prints in its last line, as JSON too; bars of progress are not shown."""
     command = [python, script, *options, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{script} failed:\n{done.stderr}")  # else silent, as of bars of progress
+        raise RuntimeError(f"{script} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -29,7 +29,7 @@ from skvae.training import Noise
 _STARTS, _ROWS_OF_STARTS = 3, 10_000
 # Components tried for n_clusters="auto".
 _MAX_AUTO = 20
-# Fewer rows are one cluster: of more, none could be held out.
+# Fewer rows are taken for one cluster: too few could be held out to tell how many there are.
 _LEAST_TO_CHOOSE = 6
 # σ of a component is no smaller than this share of the spread of all latents.
 _FLOOR = 0.05

@@ -74,6 +74,7 @@ class Supervised(Objective):
         self._scale = self.weight / max(float(share), 1e-6)
 
     def judge(self, means: dict[str, float]) -> float:
+        """The mean log q(y|x), of labels at the best of the temperatures recorded."""
         return max(value for name, value in means.items() if name.startswith(self.monitor))
 
     def forward(self, terms: Terms) -> Losses:
