@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ NAN = float("nan")
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
-def make(structure, targets=None, partly=True, hidden=(6,), likelihood=None):
+def make(structure, targets=None, partly=True, hidden=(6,), likelihood=None, n_told=0):
     """A model in double precision, with parameters other than those it starts from."""
     targets = targets or TARGETS[structure]
     discrete = targets[0].is_discrete
@@ -58,6 +59,7 @@ def make(structure, targets=None, partly=True, hidden=(6,), likelihood=None):
         prior=StandardNormal(),
         likelihood=Table(Gaussian(scale="shared")),
         masks=False,
+        n_context={"encoder": n_told},
     ).double()
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -431,6 +433,30 @@ def test_a_normal_draw_of_y_is_the_usual_one():
 
 
 # What they are made of
+
+
+@every_structure
+def test_what_the_encoder_alone_is_told(structure):
+    """The same of all rows, it is no more than another bias of the encoder's first layer."""
+    model, plain, told = make(structure, n_told=2), make(structure), torch.tensor([0.7, -1.9]).double()
+    weights = model.state_dict()
+    first = "encoder.layers.0.weight"
+    of_entries, of_told = weights[first].split([len(COLUMNS), 2], dim=1)
+    plain.load_state_dict(
+        weights | {first: of_entries, "encoder.layers.0.bias": weights["encoder.layers.0.bias"] + of_told @ told}
+    )
+    batch = rows_for(structure)
+    eps = noise(model, batch)
+    for objective in (ELBO(), IWAE(n_draws=1)):
+        found, expected = (
+            prepared(objective, one, rows, 3.0)(one(rows, eps))
+            for one, rows in ((model, replace(batch, told=told.expand(B, 2))), (plain, batch))
+        )
+        torch.testing.assert_close(found.loss, expected.loss)
+        torch.testing.assert_close(found.bound, expected.bound)
+    assert not torch.allclose(
+        model.encode(replace(batch, told=torch.zeros(B, 2).double())).mean, plain.encode(batch).mean
+    )
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -28,6 +28,8 @@ class Batch:
         Row weights with mean 1; None for equal weights.
     index : Tensor [n], int64, or None
         Position of each row in the training data.
+    told : Tensor [n, F] or None
+        What the encoder alone is told of each row beside its entries.
     """
 
     values: Tensor
@@ -36,6 +38,7 @@ class Batch:
     target: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
+    told: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]

@@ -101,7 +101,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
     _task: Task | None = None
 
     def _begin(
-        self, X: Any, y: Any, sample_weight: Any, *, anew: bool, target: torch.Tensor | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        anew: bool,
+        target: torch.Tensor | None = None,
+        told: torch.Tensor | None = None,
     ) -> tuple[Batch, int]:
         """Check everything, make the model unless one is continued; rows to learn from, and a seed."""
         params = self.get_params(deep=False)
@@ -131,7 +138,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
             seed += self.history_.info["n_steps"]
         rows = self._encode(table)
         if target is not None:
-            rows = replace(rows, target=target.to(rows.values.device))
+            rows = replace(rows, target=target.to(rows.values.device), told=told)
         rows = _weighted(rows, weight)
         if anew:
             undecided = self.likelihood_.undecided(schema.modelled) if isinstance(schema, Schema) else []
@@ -203,10 +210,7 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
         """Settle for more training of the same model what may change from fit to fit."""
         for name, before in self._made_from.items():
             if repr(params[name]) != before:
-                raise ValueError(
-                    f"{name}={params[name]!r}, but the model to be continued was made with {before}; set it back, or "
-                    "fit a new one with warm_start=False"
-                )
+                raise changed(name, repr(params[name]), before)
         now = settle(params, self.schema_, n_rows, labelled)
         self.settings_ = replace(
             Settings.from_dict(self.settings_),
@@ -465,6 +469,14 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
 
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+def changed(name: str, now: str, before: str) -> ValueError:
+    """What a fit that goes on says of a parameter that is not as it was when the model was made."""
+    return ValueError(
+        f"{name}={now}, but the model to be continued was made with {before}; set it back, or fit a new one with "
+        "warm_start=False"
+    )
 
 
 def _unwrapped(part: Network) -> Any:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
+from skvae.estimators.answers import ROWS_AT_ONCE
 from skvae.estimators.base import copy_features, new_seed, to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
@@ -49,11 +50,12 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     ----------
     structure : {"auto", "m2", "m1+m2", "joint"}
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
-        & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before. "joint":
-        p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than a tenth of the rows are labelled, if these
-        are 100 or more; else "m2" or "joint", whichever predicts held-out labels better; below 100 labelled rows "m2"
-        if there are rows without, else "joint". Whether a tenth of the encoder's units is dropped in training, as
-        otherwise it is, is then tried too.
+        & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before; q(y|·) and q(z|·, y)
+        are of these latents and of what the encoder below is shown of the row (as in the skip model of Maaløe,
+        Sønderby, Sønderby & Winther 2016). "joint": p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2"
+        where fewer than a tenth of the rows are labelled, if these are 100 or more; else "m2" or "joint", whichever
+        predicts held-out labels better; below 100 labelled rows "m2" if there are rows without, else "joint".
+        Whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at least ten and at most ten per
@@ -85,6 +87,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     vae_ : VAE
         The first member, with all methods of a VAE (of "m1+m2", the VAE of the rows).
     estimators_ : list of VAE
+        Members; those of "m1+m2" are told more than their columns, and asked by the methods here alone.
     structure_ : str
     target_weight_ : float
     recall_ : Recall or None
@@ -104,6 +107,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     ----------
     D. P. Kingma, D. J. Rezende, S. Mohamed & M. Welling (2014), Semi-supervised learning with deep generative models.
     C. Guo, G. Pleiss, Y. Sun & K. Q. Weinberger (2017), On calibration of modern neural networks.
+    L. Maaløe, C. K. Sønderby, S. K. Sønderby & O. Winther (2016), Auxiliary deep generative models.
 
     Examples
     --------
@@ -157,7 +161,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, [n, n_classes], in the order of `classes_`."""
         check_is_fitted(self)
-        return self._probs(self.estimators_[0]._rows(self._features(X)))
+        return self._probs(self._rows(X))
 
     def _probs(self, rows: Batch) -> np.ndarray:
         """Calibrated probabilities [n, n_classes], with the labels of near rows mixed in."""
@@ -242,7 +246,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         codes = self._codes(np.atleast_1d(np.asarray(y_values)))
         member = self.estimators_[0]
         table = self.vae_._table(X)
-        rows = member._encode(table) if member is self.vae_ else member._rows(self._features(X))
+        rows = self._rows(X)
         z = member._means(rows)
         now = self._probs(rows).argmax(1)
 
@@ -285,8 +289,13 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         """Latents of the VAE of the rows, from a table of them."""
         return torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
 
-    def _features(self, X: Any) -> Any:
-        return self._m1.transform(X) if self._m1 is not None else X
+    def _inputs(self, X: Any) -> tuple[Any, torch.Tensor | None]:
+        if self._m1 is None:
+            return X, None
+        rows = self._m1._rows(X)
+        with self._m1._answering(len(rows)):
+            told = torch.cat([self._m1.model_.shown(piece) for piece in rows.chunks(ROWS_AT_ONCE)])
+        return to_numpy(self._m1._means(rows)), told
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()
@@ -318,7 +327,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         self._has_m1 = structure == "m1+m2" or (structure == "auto" and whole and self._has_few_labels(y))
         if self._has_m1:
             self._m1 = VAE(**self._vae_params()).fit(X, y, sample_weight=sample_weight)
-        return super()._first(self._features(X), y, sample_weight, whole=whole)
+        return super()._first(X, y, sample_weight, whole=whole)
 
     def _has_few_labels(self, y: np.ndarray) -> bool:
         """Whether there are so few that what sets the rows apart is to be learned from all of them first."""

@@ -17,7 +17,7 @@ from skvae.data.batch import Batch
 from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
 from skvae.data.table import missing_entries, read_table
-from skvae.estimators.base import new_seed, to_numpy
+from skvae.estimators.base import changed, new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import SupervisedVAE
@@ -310,10 +310,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
         before, now = self._likelihood_asked_for, repr(self._given_likelihood())
         if now != before:
-            raise ValueError(
-                f"target_likelihood={now}, but the model to be continued was made with {before}; set it back, or fit "
-                "a new one with warm_start=False"
-            )
+            raise changed("target_likelihood", now, before)
         return super()._go_on(X, y, sample_weight, decay=decay)
 
     def _given_likelihood(self) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from skvae.data.batch import Batch
-from skvae.estimators.base import copy_features
+from skvae.estimators.base import changed, copy_features
 from skvae.estimators.supervised_answers import SupervisedAnswers
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
@@ -104,7 +104,9 @@ class SupervisedVAE(SupervisedAnswers):
         self.recall_ = None
         vae = VAE(**self._member_params())
         weight = self._row_weight(y, sample_weight)
-        rows, seed = vae._begin(X, y, weight, anew=True, target=torch.from_numpy(y.astype(np.float32)))
+        X, told = self._inputs(X)
+        target = torch.from_numpy(y.astype(np.float32))
+        rows, seed = vae._begin(X, y, weight, anew=True, target=target, told=told)
         _check_targets(rows)
         self._schema_columns = vae.schema_.modelled
         copy_features(vae, self)
@@ -192,11 +194,8 @@ class SupervisedVAE(SupervisedAnswers):
         made_with = self.structure_, self.target_weight_, len(self.estimators_)
         for name, before in zip(("structure", "target_weight", "n_estimators"), made_with, strict=True):
             if params[name] not in ("auto", before):
-                raise ValueError(
-                    f"{name}={params[name]!r}, but the model to be continued was made with {before!r}; set it back, "
-                    "or fit a new one with warm_start=False"
-                )
-        X, y = self._features(X), self._targets(y, reset=False)
+                raise changed(name, repr(params[name]), repr(before))
+        (X, told), y = self._inputs(X), self._targets(y, reset=False)
         if np.isnan(y).any() and not (self._task.partly_labelled or self._task.structure == "joint"):
             raise ValueError(
                 "y has rows without a target, and all had one when the model to be continued was made; pass labelled "
@@ -207,7 +206,7 @@ class SupervisedVAE(SupervisedAnswers):
         held_out = []
         for k, member in enumerate(self.estimators_):
             member.set_params(**self._member_params())
-            rows, seed = member._begin(X, y, weight, anew=False, target=target)
+            rows, seed = member._begin(X, y, weight, anew=False, target=target, told=told)
             _check_targets(rows)
             # By the same seed for all, lest the rows that calibrate had served a member.
             parts = self._held_out(rows, self.estimators_[0]._noise_seed, k) if decay else (rows, None, None)
@@ -301,6 +300,7 @@ class SupervisedVAE(SupervisedAnswers):
             partly_labelled=partly,
             piecewise=self._n_labelled(rows) >= _MIN_LABELLED_FOR_BINS,
             dropout=_DROPOUT,
+            n_told=0 if rows.told is None else rows.told.shape[1],
         )
 
     def _default_weight(self, rows: Batch) -> float:

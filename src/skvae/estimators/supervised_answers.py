@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
     def transform(self, X: Any) -> np.ndarray:
         """Posterior means of the latents, as `VAE.transform`; in an ensemble, those of the first member."""
         check_is_fitted(self)
-        return self.estimators_[0].transform(self._features(X))
+        return to_numpy(self.estimators_[0]._means(self._rows(X)))
 
     @property
     def _n_features_out(self) -> int:
@@ -61,10 +62,16 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
         X : array or data frame [n, n_features]
         """
         check_is_fitted(self)
-        return self._predictive_of(self.estimators_, self.estimators_[0]._rows(self._features(X)), calibrated=True)
+        return self._predictive_of(self.estimators_, self._rows(X), calibrated=True)
 
-    def _features(self, X: Any) -> Any:
-        return X
+    def _inputs(self, X: Any) -> tuple[Any, torch.Tensor | None]:
+        """The table that the members are made for, and what their encoders are told beside it."""
+        return X, None
+
+    def _rows(self, X: Any) -> Batch:
+        """Rows as the members take them."""
+        X, told = self._inputs(X)
+        return replace(self.estimators_[0]._rows(X), told=told)
 
     def _predictive_of(
         self, members: Sequence[VAE], rows: Batch, calibrated: bool = False, own: torch.Tensor | None = None

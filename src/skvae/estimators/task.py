@@ -31,6 +31,8 @@ class Task:
         Whether numeric columns enter by their bins too (see `Embedding`).
     dropout : float
         Share of the units of the encoder, where it is the estimator's own perceptron, that are dropped in training.
+    n_told : int
+        How many numbers the encoder is told of a row beside its columns.
     """
 
     structure: str
@@ -40,6 +42,7 @@ class Task:
     partly_labelled: bool
     piecewise: bool = True
     dropout: float = 0.0
+    n_told: int = 0
 
     def check(self, objective: Objective) -> None:
         """Refuse an objective that the structure cannot have."""
@@ -67,6 +70,7 @@ class Task:
             target_likelihood=self.likelihood,
             partly_labelled=self.partly_labelled,
             piecewise=self.piecewise,
+            n_context={"encoder": self.n_told},
             **parts,
         )
 
@@ -79,6 +83,7 @@ class Task:
             "partly_labelled": self.partly_labelled,
             "piecewise": self.piecewise,
             "dropout": self.dropout,
+            "n_told": self.n_told,
         }
 
     @classmethod
@@ -91,4 +96,5 @@ class Task:
             state["partly_labelled"],
             state["piecewise"],
             state["dropout"],
+            state.get("n_told", 0),  # which folders of before have not
         )

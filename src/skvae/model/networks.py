@@ -63,6 +63,10 @@ class Network(Component):
         """The network that would decode what this one encodes."""
         return self.fresh()
 
+    def shown(self, x: Tensor) -> Tensor:
+        """What is computed of an input [n, n_in] without having been learned, [n, F]; as a rule, the input."""
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 

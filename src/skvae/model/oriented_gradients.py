@@ -121,8 +121,12 @@ class OrientedGradients(Network):
     def reversed(self) -> Network:
         return resolve(Network, self.body, "body").reversed()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def shown(self, x: Tensor) -> Tensor:
+        """Pixels and histograms side by side."""
         assert self.image_shape is not None
         pixels = x[:, : self.n_pixels].unflatten(1, self.image_shape)
         shown = x[:, self.n_pixels : 2 * self.n_pixels].unflatten(1, self.image_shape) > 0 if self.masks else None
-        return self.layers(torch.cat([x, oriented_gradients(pixels, shown) * self.scale], dim=1))
+        return torch.cat([x, oriented_gradients(pixels, shown) * self.scale], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.shown(x))

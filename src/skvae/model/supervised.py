@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -165,7 +166,8 @@ class ConditionalPriorModel(SupervisedModel):
     prior: DirectedNormal
 
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:
-        super().__init__(columns, targets, n_context={"prior": len(targets)}, **parts | {"prior": DirectedNormal()})
+        parts |= {"prior": DirectedNormal(), "n_context": _context(parts, prior=len(targets))}
+        super().__init__(columns, targets, **parts)
         self.n_targets = len(targets)
         self.head = self._head(self.encoder.n_out)
         self.prior.marginal = self._head(0)
@@ -224,7 +226,8 @@ class M2Model(SupervisedModel):
     def __init__(self, columns: Sequence[Column], targets: Sequence[Column], **parts: Any) -> None:
         (target,) = targets
         n_labels = target.cardinality
-        super().__init__(columns, targets, n_context={"posterior": n_labels, "decoder": n_labels}, **parts)
+        parts["n_context"] = _context(parts, posterior=n_labels, decoder=n_labels)
+        super().__init__(columns, targets, **parts)
         self.n_labels = n_labels
         self.head = self._head(self.encoder.n_out)
         self.prior = LabelledPrior(self.prior, self.n_labels)
@@ -250,7 +253,7 @@ class M2Model(SupervisedModel):
             every = torch.eye(self.n_labels, dtype=hidden.dtype, device=hidden.device)
             labels = every.repeat_interleave(len(batch), dim=0)  # [K B, K]
             hidden, eps = hidden.repeat(self.n_labels, 1), eps.repeat(1, self.n_labels, 1)
-            batch = batch.repeat(self.n_labels)
+            batch = replace(batch, told=None).repeat(self.n_labels)
         posterior = self.posterior(torch.cat([hidden, labels], dim=1))
         z = posterior.rsample(eps)
         distribution = self.decode(z, labels)
@@ -365,6 +368,11 @@ class LabelledPrior(Prior):
 STRUCTURES: dict[str, type[SupervisedModel]] = {
     model.structure: model for model in (JointModel, ConditionalPriorModel, M2Model)
 }
+
+
+def _context(parts: dict[str, Any], **lengths: int) -> dict[str, int]:
+    """Lengths of context vectors by part, with those that are asked for."""
+    return {**parts.get("n_context", {}), **lengths}
 
 
 def _entries(target: Tensor) -> tuple[Tensor, Tensor]:

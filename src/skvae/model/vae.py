@@ -175,7 +175,8 @@ class LatentVariableModel(nn.Module):
     masks : bool
         Whether rows with missing or hidden entries are to be expected.
     n_context : int or dict of str to int
-        Length of the context vectors given to encoder, decoder and prior; by part ("encoder", "posterior",
+        Length of the context vectors given to encoder, decoder and prior, with what batches tell the encoder beside
+        their entries; by part ("encoder", "posterior",
         "decoder", "prior") where they differ.
     piecewise : bool
         See `Embedding`.
@@ -245,9 +246,12 @@ class LatentVariableModel(nn.Module):
     def hidden(self, batch: Batch, context: Tensor | None = None) -> Tensor:
         """What the encoder makes of each row, [B, hidden]."""
         features = self.embedding(self.likelihood.counted(batch.values), batch.mask)  # [B, features]
-        if context is not None:
-            features = torch.cat([features, context], dim=-1)
-        return self.encoder(features)
+        beside = [given for given in (batch.told, context) if given is not None]
+        return self.encoder(torch.cat([features, *beside], dim=-1) if beside else features)
+
+    def shown(self, batch: Batch) -> Tensor:
+        """What the encoder is shown of each row, with what it computes of that without having learned it, [B, F]."""
+        return self.encoder.shown(self.embedding(self.likelihood.counted(batch.values), batch.mask))
 
     def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(z|x) of each row."""
