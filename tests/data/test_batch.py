@@ -14,7 +14,8 @@ OBSERVED = VALUES % 3 != 0
 
 
 def full() -> Batch:
-    return Batch(VALUES, OBSERVED, OBSERVED & (VALUES > 4), VALUES.sum(1), torch.ones(6), torch.arange(6) + 10)
+    seen, told = OBSERVED & (VALUES > 4), torch.cat([VALUES, VALUES], dim=1)
+    return Batch(VALUES, OBSERVED, seen, VALUES.sum(1), torch.ones(6), torch.arange(6) + 10, told)
 
 
 @pytest.mark.parametrize("batch", [Batch(VALUES), Batch(VALUES, OBSERVED), full()])
