@@ -293,9 +293,11 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         if self._m1 is None:
             return X, None
         rows = self._m1._rows(X)
+        latents = to_numpy(self._m1._means(rows))
+        if self.__sklearn_is_fitted__() and not self._task.n_told:  # saved when nothing was told yet
+            return latents, None
         with self._m1._answering(len(rows)):
-            told = torch.cat([self._m1.model_.shown(piece) for piece in rows.chunks(ROWS_AT_ONCE)])
-        return to_numpy(self._m1._means(rows)), told
+            return latents, torch.cat([self._m1.model_.shown(piece) for piece in rows.chunks(ROWS_AT_ONCE)])
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()
