@@ -52,10 +52,10 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before; q(y|·) and q(z|·, y)
         are of these latents and of what the encoder below is shown of the row (as in the skip model of Maaløe,
-        Sønderby, Sønderby & Winther 2016). "joint": p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2"
-        where fewer than a tenth of the rows are labelled, if these are 100 or more; else "m2" or "joint", whichever
-        predicts held-out labels better; below 100 labelled rows "m2" if there are rows without, else "joint".
-        Whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then tried too.
+        Sønderby, Sønderby & Winther 2016). "joint": p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than
+        a tenth of the rows are labelled, if these are 100 or more; else "m2" or "joint", whichever predicts held-out
+        labels better; below 100 labelled rows "m2" if there are rows without, else "joint". Whether a tenth of the
+        encoder's units is dropped in training, as otherwise it is, is then tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at least ten and at most ten per

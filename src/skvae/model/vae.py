@@ -175,9 +175,8 @@ class LatentVariableModel(nn.Module):
     masks : bool
         Whether rows with missing or hidden entries are to be expected.
     n_context : int or dict of str to int
-        Length of the context vectors given to encoder, decoder and prior, with what batches tell the encoder beside
-        their entries; by part ("encoder", "posterior",
-        "decoder", "prior") where they differ.
+        Length of the context vectors given to encoder, decoder and prior; by part ("encoder", "posterior",
+        "decoder", "prior") where they differ. To the encoder's belongs what a batch tells it beside its entries.
     piecewise : bool
         See `Embedding`.
     missing : Missingness, optional
