@@ -61,7 +61,7 @@ def test_an_encoder_by_hand():
     (layer, _) = net.layers.layers
     expected = torch.tanh(torch.cat([x, scaled], 1) @ layer.weight.T + layer.bias)
     torch.testing.assert_close(net(x), expected)
-    torch.testing.assert_close(net.shown(x), torch.cat([x, scaled], 1))
+    torch.testing.assert_close(net.computed(x), scaled)
     assert net.n_out == 7
     with_more = net.fresh().place("encoder", shape).bind(60 + 4)  # what the model tells an encoder beside the rows
     assert with_more(torch.cat([x, torch.randn(3, 4)], 1)).shape == (3, 7)

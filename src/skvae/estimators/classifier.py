@@ -51,11 +51,12 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
     structure : {"auto", "m2", "m1+m2", "joint"}
         "m2": p(y) p(z) p(x|y, z), with q(y|x) and q(z|x, y); missing labels are summed out (Kingma, Rezende, Mohamed
         & Welling 2014). "m1+m2": the same on the latents of a VAE of all rows, trained before; q(y|·) and q(z|·, y)
-        are of these latents and of what the encoder below is shown of the row (as in the skip model of Maaløe,
-        Sønderby, Sønderby & Winther 2016). "joint": p(z) p(x|z) p(y|z), with q(z|x). "auto": "m1+m2" where fewer than
-        a tenth of the rows are labelled, if these are 100 or more; else "m2" or "joint", whichever predicts held-out
-        labels better; below 100 labelled rows "m2" if there are rows without, else "joint". Whether a tenth of the
-        encoder's units is dropped in training, as otherwise it is, is then tried too.
+        are of these latents and of the row as the encoder below is shown it, with encoder="hog" of its outlines (as
+        in the skip model of Maaløe, Sønderby, Sønderby & Winther 2016). "joint": p(z) p(x|z) p(y|z), with q(z|x).
+        "auto": "m1+m2" where fewer than a tenth of the rows are labelled, if these are 100 or more; else "m2" or
+        "joint", whichever predicts held-out labels better; below 100 labelled rows "m2" if there are rows without,
+        else "joint". Whether a tenth of the encoder's units is dropped in training, as otherwise it is, is then
+        tried too.
     target_weight : float or "auto"
         α, the weight of log q(y|x) of a labelled row against the bound on log p(x, y), which is counted once. "auto"
         tries a tenth of the number of labelled rows (Kingma et al. 2014, section 4), at least ten and at most ten per
@@ -297,7 +298,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         if self.__sklearn_is_fitted__() and not self._task.n_told:  # saved when nothing was told yet
             return latents, None
         with self._m1._answering(len(rows)):
-            return latents, torch.cat([self._m1.model_.shown(piece) for piece in rows.chunks(ROWS_AT_ONCE)])
+            return latents, torch.cat([self._m1.model_.computed(piece) for piece in rows.chunks(ROWS_AT_ONCE)])
 
     def _vae_params(self) -> dict[str, Any]:
         params = super()._vae_params()

@@ -63,8 +63,8 @@ class Network(Component):
         """The network that would decode what this one encodes."""
         return self.fresh()
 
-    def shown(self, x: Tensor) -> Tensor:
-        """What is computed of an input [n, n_in] without having been learned, [n, F]; as a rule, the input."""
+    def computed(self, x: Tensor) -> Tensor:
+        """What it computes of an input [n, n_in] without having learned it, [n, F]; the input, if that is nothing."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:

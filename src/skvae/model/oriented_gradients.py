@@ -121,12 +121,12 @@ class OrientedGradients(Network):
     def reversed(self) -> Network:
         return resolve(Network, self.body, "body").reversed()
 
-    def shown(self, x: Tensor) -> Tensor:
-        """Pixels and histograms side by side."""
+    def computed(self, x: Tensor) -> Tensor:
+        """The histograms, as they enter the layers."""
         assert self.image_shape is not None
         pixels = x[:, : self.n_pixels].unflatten(1, self.image_shape)
         shown = x[:, self.n_pixels : 2 * self.n_pixels].unflatten(1, self.image_shape) > 0 if self.masks else None
-        return torch.cat([x, oriented_gradients(pixels, shown) * self.scale], dim=1)
+        return oriented_gradients(pixels, shown) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.shown(x))
+        return self.layers(torch.cat([x, self.computed(x)], dim=1))

@@ -248,9 +248,9 @@ class LatentVariableModel(nn.Module):
         beside = [given for given in (batch.told, context) if given is not None]
         return self.encoder(torch.cat([features, *beside], dim=-1) if beside else features)
 
-    def shown(self, batch: Batch) -> Tensor:
-        """What the encoder is shown of each row, with what it computes of that without having learned it, [B, F]."""
-        return self.encoder.shown(self.embedding(self.likelihood.counted(batch.values), batch.mask))
+    def computed(self, batch: Batch) -> Tensor:
+        """What the encoder computes of each row without having learned it, or is shown of it, [B, F]."""
+        return self.encoder.computed(self.embedding(self.likelihood.counted(batch.values), batch.mask))
 
     def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(z|x) of each row."""
