@@ -136,9 +136,9 @@ class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ReadsRows):
             self._continue(params, table.n_rows, labelled)
             # Each continuation draws its own noise, whatever the seed.
             seed += self.history_.info["n_steps"]
-        rows = self._encode(table)
+        rows = replace(self._encode(table), told=told)
         if target is not None:
-            rows = replace(rows, target=target.to(rows.values.device), told=told)
+            rows = replace(rows, target=target.to(rows.values.device))
         rows = _weighted(rows, weight)
         if anew:
             undecided = self.likelihood_.undecided(schema.modelled) if isinstance(schema, Schema) else []

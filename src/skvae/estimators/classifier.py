@@ -247,7 +247,7 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         codes = self._codes(np.atleast_1d(np.asarray(y_values)))
         member = self.estimators_[0]
         table = self.vae_._table(X)
-        rows = self._rows(X)
+        rows = member._encode(table) if member is self.vae_ else self._rows(X)
         z = member._means(rows)
         now = self._probs(rows).argmax(1)
 

@@ -244,13 +244,16 @@ class LatentVariableModel(nn.Module):
 
     def hidden(self, batch: Batch, context: Tensor | None = None) -> Tensor:
         """What the encoder makes of each row, [B, hidden]."""
-        features = self.embedding(self.likelihood.counted(batch.values), batch.mask)  # [B, features]
+        features = self._features(batch)  # [B, features]
         beside = [given for given in (batch.told, context) if given is not None]
         return self.encoder(torch.cat([features, *beside], dim=-1) if beside else features)
 
     def computed(self, batch: Batch) -> Tensor:
         """What the encoder computes of each row without having learned it, or is shown of it, [B, F]."""
-        return self.encoder.computed(self.embedding(self.likelihood.counted(batch.values), batch.mask))
+        return self.encoder.computed(self._features(batch))
+
+    def _features(self, batch: Batch) -> Tensor:
+        return self.embedding(self.likelihood.counted(batch.values), batch.mask)
 
     def encode(self, batch: Batch, context: Tensor | None = None) -> PosteriorDistribution:
         """q(z|x) of each row."""
