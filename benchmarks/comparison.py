@@ -68,11 +68,25 @@ class Results:
         self.table(data)
 
     def table(self, data: str) -> None:
-        rows = self.seeds[data]
+        self._print(data, self.seeds[data])
+
+    def over_data(self) -> None:
+        """Prints the table of the means over all data sets."""
+        means = {
+            name: [
+                {measure: float(np.mean([one[measure] for one in ones])) for measure in ones[0]}
+                for ones in zip(*(rows[name] for rows in self.seeds.values()), strict=True)
+            ]
+            for name in next(iter(self.seeds.values()))
+        }
+        self._print(f"mean of {len(self.seeds)} sets", means)
+
+    @staticmethod
+    def _print(title: str, rows: dict[str, list[Measures]]) -> None:
         measures = list(next(iter(rows.values()))[0])
-        print(f"\n{data:32}" + "".join(f"{measure:>18}" for measure in measures))
-        for name in rows:
-            cells = (mean_and_sd(self.values(data, name, measure), 3) for measure in measures)
+        print(f"\n{title:32}" + "".join(f"{measure:>18}" for measure in measures))
+        for name, seeds in rows.items():
+            cells = (mean_and_sd([seed[measure] for seed in seeds], 3) for measure in measures)
             print(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
         print(flush=True)
 

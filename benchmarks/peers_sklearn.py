@@ -145,12 +145,15 @@ def smote(X, y, seed: int):
     return scaler.inverse_transform(scaled), y
 
 
-def average_precision(X, y, X_test, y_test, seed: int) -> float:
-    """Average precision, the mean of gradient boosting and of logistic regression."""
-    models = (
-        HistGradientBoostingClassifier(random_state=seed),
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-    )
+def average_precision(X, y, X_test, y_test, seed: int) -> dict[str, float]:
+    """Average precision (AP) of gradient boosting and of logistic regression, and their mean."""
+    models = {
+        HGB: HistGradientBoostingClassifier(random_state=seed),
+        "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    }
     X, X_test = np.asarray(X), np.asarray(X_test)
-    scores = [average_precision_score(y_test, model.fit(X, y).predict_proba(X_test)[:, 1]) for model in models]
-    return float(np.mean(scores))
+    scores = {
+        f"AP, {name}": float(average_precision_score(y_test, model.fit(X, y).predict_proba(X_test)[:, 1]))
+        for name, model in models.items()
+    }
+    return {"AP": float(np.mean(list(scores.values())))} | scores

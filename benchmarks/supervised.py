@@ -313,7 +313,7 @@ def run_oversampling(bench: Bench) -> None:
     def resampled(resample: Callable[[Any, Any, int], tuple[Any, Any]]) -> Model:
         def model(split: Split) -> Measures:
             X, y = resample(split.X, split.y, split.seed)
-            return {"AP": peers.average_precision(X, y, split.X_test, split.y_test, split.seed)}
+            return peers.average_precision(X, y, split.X_test, split.y_test, split.seed)
 
         return model
 
@@ -328,9 +328,7 @@ def run_oversampling(bench: Bench) -> None:
     results = Results()
     for data in bench.chosen(IMBALANCED):
         results.run(data, bench.with_ours(models, ours), folds(data))
-    for name in bench.with_ours(models, ours):
-        means = [results.mean(data, name, "AP") for data in results.seeds]
-        print(f"{name:20} mean average precision {np.mean(means):.3f}")
+    results.over_data()
 
     def above(other: str) -> Callable[[str], bool]:
         return lambda data: results.mean(data, OURS, "AP") > results.mean(data, other, "AP")

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import ELBO, Gaussian, VAEOversampler
+from skvae.estimators import oversampler
 
 N = {"many": 90, "some": 30, "few": 6}
 
@@ -220,6 +221,42 @@ def test_tiny_classes(n):
     X_more, y_more = small().fit_resample(X, y)
     assert (y_more == 1).sum() == 60
     assert np.isfinite(X_more).all()
+
+
+def test_each_real_row_has_as_many_variations(X, y, monkeypatch):
+    """Those that the model takes for another class among them: they say the most of where the classes meet."""
+    varied = []
+    made = VAEOversampler._new_rows
+
+    def recorded(self, *args):
+        varied.append(made(self, *args))
+        return varied[-1]
+
+    monkeypatch.setattr(VAEOversampler, "_new_rows", recorded)
+    small().fit_resample(X, y)
+    sources = varied[0][2]
+    assert len(sources) == sum(max(N.values()) - n for n in N.values())
+    for name, n in N.items():
+        counts = pd.Series(sources[y[sources] == name]).value_counts().reindex(np.flatnonzero(y == name), fill_value=0)
+        assert counts.sum() == max(N.values()) - n
+        assert counts.max() - counts.min() <= 1
+
+
+def test_latents_that_speak_for_the_class_are_chosen(monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [360, 40])
+    X = np.column_stack([rng.normal(2.0 * y, 1.0), rng.normal(size=400)])
+
+    def drawn():
+        X_more, y_more = VAEOversampler(max_epochs=60, hidden_sizes=(32,), random_state=0).fit_resample(X, y)
+        assert (y_more[400:] == 1).all()
+        return X_more[400:].mean(0)
+
+    chosen = drawn()
+    monkeypatch.setattr(oversampler, "_POWER", 0.0)  # whatever the class
+    blind = drawn()
+    assert chosen[0] > blind[0] + 0.2  # away from the other class
+    np.testing.assert_allclose(chosen[1], blind[1], atol=0.2)  # what says nothing of it stays
 
 
 def test_the_same_seed_gives_the_same_rows(X, y):

@@ -28,9 +28,10 @@ from skvae.model.checks import is_whole
 from skvae.training import Noise
 
 _TASKS = ("auto", "classification", "regression")
-# Candidates for each new row, among which p(y|z) decides.
-_POOL = 20
-_ROWS_AT_ONCE = 8192
+# Candidates for each new row: draws from its posterior with σ so much wider, of which p(y|z), to this power, chooses.
+# On folds inside training rows, a class's rows vary more than q(z|x, y) knows from the few that there are.
+_POOL, _WIDER, _POWER = 20, 1.5, 3.0
+_ROWS_AT_ONCE = 8192 // _POOL
 
 
 class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
@@ -38,13 +39,14 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
 
     A sampler with the interface of imbalanced-learn (Lemaître, Nogueira & Aridas 2017), inside its pipelines or
     without them. One VAE is fitted to all rows, with their target as a further column: what the classes have in
-    common is learned from all of them. A new row is a real row of its class as it would be at another z from its
-    posterior q(z|x, y), with what the latents do not say of its entries left as it is (Pearl 2009, section 7.1): a
+    common is learned from all of them. A new row is a real row of its class as it would be at another z from around
+    its posterior q(z|x, y), with what the latents do not say of its entries left as it is (Pearl 2009, section 7.1): a
     variation of that row, as SMOTE's are (Chawla, Bowyer, Hall & Kegelmeyer 2002), but along the dependencies between
-    the columns, and made of entries that each column can hold.
+    the columns, and made of entries that each column can hold. All real rows of a class have equally many.
 
     In the fit a row weighs one over the square root of the size of its class, so that the rare ones are learned too.
-    Of 20 such z for each row wanted, one is kept, at random with weights p(y|z): those that speak for the class.
+    Of 20 such z for each row wanted, drawn with σ half as large again as the posterior's, one is kept, at random with
+    weights p(y|z)³: those that speak for the class.
 
     Parameters
     ----------
@@ -78,7 +80,6 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
     ----------
     N. V. Chawla, K. W. Bowyer, L. O. Hall & W. P. Kegelmeyer (2002), SMOTE: synthetic minority over-sampling
     technique.
-    P. S. Efraimidis & P. G. Spirakis (2006), Weighted random sampling with a reservoir.
     G. Lemaître, F. Nogueira & C. K. Aridas (2017), Imbalanced-learn: a Python toolbox to tackle the curse of
     imbalanced datasets in machine learning.
     J. Pearl (2009), Causality: models, reasoning and inference.
@@ -213,38 +214,31 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
             if n == 0:
                 continue
             members = np.flatnonzero(groups.codes == code)
-            source = _shared(members, _POOL * n, rng)
+            source = _shared(members, n, rng)
             target = groups.codes[source]
-            candidates = rows.rows(torch.from_numpy(source).to(rows.values.device))
+            varied = rows.rows(torch.from_numpy(source).to(rows.values.device))
             if groups.numbers is not None:
                 column = self.vae_.schema_.modelled[-1]
                 target = groups.near(source, code, column.resolution, rng)
-                candidates.values[:, -1] = torch.from_numpy((target - column.offset) / column.scale)
-            z, kept = self._variations(candidates, n, Noise(seed, rows.values.device), code)
-            latents.append(z)
-            encoded.append(candidates.rows(kept))
-            at = kept.cpu().numpy()
-            parts.append((source[at], target[at], _shared(members, n, rng)))
+                varied.values[:, -1] = torch.from_numpy((target - column.offset) / column.scale)
+            latents.append(self._variations(varied, Noise(seed, rows.values.device), code))
+            encoded.append(varied)
+            parts.append((source, target, _shared(members, n, rng)))
         sources, targets, patterns = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Batch.joined(encoded), torch.cat(latents), sources, targets, patterns
 
-    def _variations(self, rows: Batch, n: int, noise: Noise, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents [n, D] from the posteriors of n of the rows, and which of them these are.
-
-        Those for which p(y|z) is large: a sample without replacement, weighted by it (Efraimidis & Spirakis 2006).
-        """
+    def _variations(self, rows: Batch, noise: Noise, number: int) -> torch.Tensor:
+        """Other latents of the rows, [n, D], which speak for their targets."""
         model = self.vae_.model_
-        eps = noise.normal("variations", 1, len(rows), model.latent_dim, number=number)
-        u = noise.uniform("choice", len(rows), number=number)
-        latents, keys = [], []
-        with self.vae_._answering(len(rows)):
+        eps = _WIDER * noise.normal("variations", _POOL, len(rows), model.latent_dim, number=number)
+        stream, found = noise.stream("choice", number), []
+        with self.vae_._answering(_POOL * len(rows)):
             for piece in rows.chunks(_ROWS_AT_ONCE):
-                z = model.encode(piece).rsample(eps[:, piece.index])  # [1, B, D]
-                log_p = model.decode(z).log_prob(piece.values)[0, :, -1]
-                latents.append(z[0])
-                keys.append(log_p - torch.log(-torch.log(u[piece.index])))
-        kept = torch.cat(keys).topk(n).indices
-        return torch.cat(latents)[kept], kept
+                z = model.encode(piece).rsample(eps[:, piece.index])  # [20, B, D]
+                log_p = model.decode(z).log_prob(piece.values)[..., -1]  # [20, B]
+                chosen = torch.multinomial((_POWER * log_p).softmax(0).mT, 1, generator=stream).squeeze(1)
+                found.append(z[chosen, torch.arange(len(chosen), device=z.device)])
+        return torch.cat(found)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
