@@ -40,9 +40,9 @@ class VAEOversampler(OneToOneFeatureMixin, TakesVAEParameters):
     A sampler with the interface of imbalanced-learn (Lemaître, Nogueira & Aridas 2017), inside its pipelines or
     without them. One VAE is fitted to all rows, with their target as a further column: what the classes have in
     common is learned from all of them. A new row is a real row of its class as it would be at another z from around
-    its posterior q(z|x, y), with what the latents do not say of its entries left as it is (Pearl 2009, section 7.1): a
-    variation of that row, as SMOTE's are (Chawla, Bowyer, Hall & Kegelmeyer 2002), but along the dependencies between
-    the columns, and made of entries that each column can hold. All real rows of a class have equally many.
+    its posterior q(z|x, y), with what the latents do not say of its entries left as it is (Pearl 2009, section 7.1),
+    a variation of that row, as SMOTE's are (Chawla, Bowyer, Hall & Kegelmeyer 2002), but along the dependencies
+    between the columns, and made of entries that each column can hold. All real rows of a class have equally many.
 
     In the fit a row weighs one over the square root of the size of its class, so that the rare ones are learned too.
     Of 20 such z for each row wanted, drawn with σ half as large again as the posterior's, one is kept, at random with
