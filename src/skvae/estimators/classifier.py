@@ -247,7 +247,8 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         codes = self._codes(np.atleast_1d(np.asarray(y_values)))
         member = self.estimators_[0]
         table = self.vae_._table(X)
-        rows = member._encode(table) if member is self.vae_ else self._rows(X)
+        encoded = self.vae_._encode(table)
+        rows = encoded if member is self.vae_ else self._rows(X)
         z = member._means(rows)
         now = self._probs(rows).argmax(1)
 
@@ -261,10 +262,10 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         for code in codes:
             target = np.full(len(rows), code)
             if self._task.structure == "m2":
-                found.append(self._rows_moved(table, rows, labelled(now), labelled(target)))
+                found.append(self._rows_moved(table, encoded, rows, labelled(now), labelled(target)))
             else:
                 step = torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
-                found.append(self._rows_moved(table, rows, z, z + step))
+                found.append(self._rows_moved(table, encoded, rows, z, z + step))
         return found
 
     # -- M1 + M2
@@ -277,14 +278,14 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             return decoded
         return self.vae_._decode(self._below(decoded), draws=noise.stream("entries below"))
 
-    def _rows_moved(self, table: Any, rows: Batch, z: torch.Tensor, onto: torch.Tensor) -> Any:
-        """The rows of a table, which the first member has as `rows`, at other latents of it; see `VAE._moved`."""
+    def _rows_moved(self, table: Any, encoded: Batch, rows: Batch, z: torch.Tensor, onto: torch.Tensor) -> Any:
+        """The rows of a table, `encoded`, which the first member has as `rows`, at other latents of that member; see
+        `VAE._moved`."""
         member = self.estimators_[0]
-        if member is self.vae_:
-            return member._moved(rows, z, onto, member._noise.stream("moved"), table)
-        below = self._below(member._moved(rows, z, onto, member._noise.stream("moved")))
-        its_rows = self.vae_._encode(table)
-        return self.vae_._moved(its_rows, self.vae_._means(its_rows), below, self.vae_._noise.stream("moved"), table)
+        if member is not self.vae_:
+            onto = self._below(member._moved(rows, z, onto, member._noise.stream("moved")))
+            z = self.vae_._means(encoded)
+        return self.vae_._moved(encoded, z, onto, self.vae_._noise.stream("moved"), table)
 
     def _below(self, decoded: Any) -> torch.Tensor:
         """Latents of the VAE of the rows, from a table of them."""

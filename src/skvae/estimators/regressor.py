@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from skvae.data.batch import Batch
 from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
 from skvae.data.table import missing_entries, read_table
-from skvae.estimators.base import changed, new_seed, to_numpy
+from skvae.estimators.base import new_seed, to_numpy
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import SupervisedVAE
@@ -307,11 +308,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         if not (is_number(fraction) and 0 <= fraction < 1):
             raise ValueError(f"calibration_fraction={fraction!r}: expected a share in [0, 1)")
 
-    def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
-        before, now = self._likelihood_asked_for, repr(self._given_likelihood())
-        if now != before:
-            raise changed("target_likelihood", now, before)
-        return super()._go_on(X, y, sample_weight, decay=decay)
+    def _made_with(self) -> dict[str, Any]:
+        return super()._made_with() | {"target_likelihood": self._likelihood_asked_for}
 
     def _given_likelihood(self) -> Any:
         return self.get_params(deep=False)["target_likelihood"]
@@ -324,7 +322,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _target_table(self, rows: Batch) -> Table:
         """The likelihood of the targets, chosen by the probe where it is left open."""
         likelihood = self._given_likelihood()
-        self._likelihood_asked_for = repr(likelihood)
+        self._likelihood_asked_for = deepcopy(likelihood)  # which may be changed where it stands
         table = Table(likelihood)
         some = rows.rows(self._labelled(rows))
         assert some.target is not None
@@ -410,7 +408,7 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
     def _restore_state(self, state: dict[str, Any]) -> None:
         super()._restore_state(state)
         self._residuals = np.array(state["residuals"]).reshape(-1, len(self._columns))
-        self._likelihood_asked_for = repr(self._given_likelihood())
+        self._likelihood_asked_for = deepcopy(self._given_likelihood())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -191,10 +191,10 @@ class SupervisedVAE(SupervisedAnswers):
     def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
         """Train the members further."""
         params = self.get_params(deep=False)
-        made_with = self.structure_, self.target_weight_, len(self.estimators_)
-        for name, before in zip(("structure", "target_weight", "n_estimators"), made_with, strict=True):
-            if params[name] not in ("auto", before):
-                raise changed(name, repr(params[name]), repr(before))
+        for name, before in self._made_with().items():
+            now = params[name]
+            if now not in ("auto", before) and repr(now) != repr(before):
+                raise changed(name, repr(now), repr(before))
         (X, told), y = self._inputs(X), self._targets(y, reset=False)
         if np.isnan(y).any() and not (self._task.partly_labelled or self._task.structure == "joint"):
             raise ValueError(
@@ -357,6 +357,14 @@ class SupervisedVAE(SupervisedAnswers):
     # -- what subclasses say
 
     _structures: tuple[str, ...] = ()
+
+    def _made_with(self) -> dict[str, Any]:
+        """What a fit that continues cannot change, beside the parameters of `VAE`."""
+        return {
+            "structure": self.structure_,
+            "target_weight": self.target_weight_,
+            "n_estimators": len(self.estimators_),
+        }
 
     def _held_out_log_p(self, member: VAE, rows: Batch) -> np.ndarray:
         """log p(y|x) [n] of rows, by which candidates are compared."""
