@@ -198,11 +198,11 @@ def _parameter(name: str, value: Any) -> Any:
 
 def _with_own_parts(name: str, value: Any) -> Any:
     """The parameter with objects for aliases of the user's own classes, which `load` then asks for."""
-    from skvae.estimators.base import _PARTS
+    from skvae.estimators.making import PARTS
 
     if isinstance(value, Mapping):
         return {key: _with_own_parts(name, nested) for key, nested in value.items()}
-    cls = choices(_PARTS[name]).get(value) if name in _PARTS and isinstance(value, str) else None
+    cls = choices(PARTS[name]).get(value) if name in PARTS and isinstance(value, str) else None
     return value if cls is None or _is_ours(cls) else cls()
 
 

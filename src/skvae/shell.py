@@ -202,7 +202,7 @@ def value_of(text: str) -> Any:
 
 def with_params(estimator: Any, params: dict[str, Any]) -> Any:
     """The estimator with these parameters, nested ones too: a part given by its alias becomes an object first."""
-    from skvae.estimators.base import _PARTS
+    from skvae.estimators.making import PARTS
     from skvae.model.component import choices
 
     try:
@@ -212,7 +212,7 @@ def with_params(estimator: Any, params: dict[str, Any]) -> Any:
             if not nested:
                 continue
             current = estimator.get_params(deep=False).get(name)
-            known = choices(_PARTS[name]) if name in _PARTS else {}
+            known = choices(PARTS[name]) if name in PARTS else {}
             if isinstance(current, str) and current in known:
                 estimator.set_params(**{name: known[current]()})
             elif known and not hasattr(current, "set_params"):

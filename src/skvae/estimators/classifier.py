@@ -18,9 +18,11 @@ from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Kind
 from skvae.estimators.answers import ROWS_AT_ONCE
-from skvae.estimators.base import copy_features, new_seed, to_numpy
+from skvae.estimators.base import to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
+from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
+from skvae.estimators.reading import copy_features
 from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import MIN_LABELLED_TO_SPLIT
 from skvae.estimators.task import Task

@@ -14,8 +14,10 @@ from sklearn.mixture import GaussianMixture as MixtureFit
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
-from skvae.estimators.base import copy_features, new_seed, to_numpy
+from skvae.estimators.base import to_numpy
+from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
+from skvae.estimators.reading import copy_features
 from skvae.estimators.settings import Settings
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE

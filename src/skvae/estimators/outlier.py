@@ -16,8 +16,9 @@ from skvae.data.columns import Column, Kind
 from skvae.data.source import opened, reading
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table, show
-from skvae.estimators.base import copy_features, to_numpy
+from skvae.estimators.base import to_numpy
 from skvae.estimators.parameters import takes_parameters_of
+from skvae.estimators.reading import copy_features
 from skvae.estimators.single import SingleVAE
 from skvae.estimators.vae import VAE
 from skvae.inference.leave_one_out import LeftOut, left_out

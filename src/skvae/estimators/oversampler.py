@@ -19,7 +19,7 @@ from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
-from skvae.estimators.base import new_seed
+from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import TakesVAEParameters, takes_parameters_of
 from skvae.estimators.sampling_strategy import Groups, check_enough, groups_of, new_rows
 from skvae.estimators.vae import VAE

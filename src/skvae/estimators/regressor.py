@@ -18,7 +18,8 @@ from skvae.data.batch import Batch
 from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
 from skvae.data.table import missing_entries, read_table
-from skvae.estimators.base import new_seed, to_numpy
+from skvae.estimators.base import to_numpy
+from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import SupervisedVAE

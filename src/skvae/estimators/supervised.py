@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from skvae.data.batch import Batch
-from skvae.estimators.base import changed, copy_features
+from skvae.estimators.making import changed
+from skvae.estimators.reading import copy_features
 from skvae.estimators.supervised_answers import SupervisedAnswers
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE

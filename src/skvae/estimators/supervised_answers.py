@@ -16,8 +16,9 @@ from torch import nn
 from skvae import persistence
 from skvae.data.batch import Batch
 from skvae.data.columns import Column
-from skvae.estimators.base import copy_features, to_numpy
+from skvae.estimators.base import to_numpy
 from skvae.estimators.parameters import TakesVAEParameters
+from skvae.estimators.reading import copy_features
 from skvae.estimators.task import Task
 from skvae.estimators.vae import VAE
 from skvae.inference.predictive import Predictive
