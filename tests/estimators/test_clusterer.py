@@ -120,16 +120,20 @@ def test_k_means_leaves_no_component_empty(with_an_empty_component, blobs, monke
     assert adjusted_rand_score(expected, labels) == 1
 
 
-def test_auto_is_the_smallest_number_as_good_as_the_best(blobs, monkeypatch):
+@pytest.mark.parametrize("kind", ["four blobs", "one normal"])
+def test_auto_is_the_number_of_the_least_bic(kind, blobs, monkeypatch):
     """Of mixtures of points whose clusters are known, in place of latents."""
-    rng = np.random.default_rng(0)
-    points = np.split(blobs[0][rng.permutation(500)], [400])
-    monkeypatch.setattr(VAEClusterer, "_drawn", lambda self, vae, rows: points[rows])
+    n_true = 4 if kind == "four blobs" else 1
+    points = blobs[0] if n_true == 4 else np.random.default_rng(0).normal(size=(500, 2))
+    monkeypatch.setattr(VAEClusterer, "_drawn", lambda self, vae, rows: points)
     model = small(n_clusters="auto", n_init=3)
-    mixture = model._best_mixture(None, 0, 1, seed=0, most=8)
-    assert mixture.n_components == 4
-    assert list(model.held_out_bounds_) == list(range(1, 9))
-    assert model.held_out_bounds_[4] > model.held_out_bounds_[3] + 0.2
+    mixture = model._best_mixture(None, None, seed=0, most=8)
+    assert mixture.n_components == n_true
+    assert list(model.bic_) == list(range(1, 9))
+    assert model.bic_[n_true] == min(model.bic_.values())
+    n_parameters = n_true * (2 + 3) + n_true - 1  # means, covariances, weights
+    log_likelihood = len(points) * mixture.score(points)
+    assert model.bic_[n_true] == pytest.approx(n_parameters * np.log(len(points)) - 2 * log_likelihood)
 
 
 def test_auto_finds_the_blobs(blobs):

@@ -31,7 +31,7 @@ from skvae.training import Noise
 _STARTS, _ROWS_OF_STARTS = 3, 10_000
 # Components tried for n_clusters="auto".
 _MAX_AUTO = 20
-# Fewer rows are taken for one cluster: too few could be held out to tell how many there are.
+# Fewer rows are taken for one cluster: too few to tell how many there are.
 _LEAST_TO_CHOOSE = 6
 # σ of a component is no smaller than this share of the spread of all latents.
 _FLOOR = 0.05
@@ -52,8 +52,9 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     Parameters
     ----------
     n_clusters : int or "auto"
-        "auto" is the smallest number, up to 20, whose bound on held-out rows is within one standard error of the
-        best.
+        "auto" is the number, up to 20, whose mixture has the least Bayesian information criterion (Schwarz 1978;
+        Fraley & Raftery 2002). A likelihood of held-out rows, of which there are few, would choose it by those that
+        lie between clusters.
     n_init : int
         Starts of each mixture, from k-means.
     objective : str or Objective
@@ -73,8 +74,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     n_clusters_ : int
     cluster_centers_ : array or data frame like X at fit, n_clusters_ rows
         The decoded means of the components.
-    held_out_bounds_ : dict of int to float
-        Of the numbers of clusters tried by "auto", up to a constant.
+    bic_ : dict of int to float
+        The criterion of each number of clusters tried by "auto", of draws from q(z|x); the least is best.
     vae_ : VAE
     history_, pretraining_ : History
         Of the training with the mixture, and of that before.
@@ -82,6 +83,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     References
     ----------
     Z. Jiang, Y. Zheng, H. Tan, B. Tang & H. Zhou (2017), Variational deep embedding.
+    C. Fraley & A. E. Raftery (2002), Model-based clustering, discriminant analysis, and density estimation.
     R. McConville, R. Santos-Rodríguez, R. J. Piechocki & I. Craddock (2020), N2D: (not too) deep clustering.
 
     Examples
@@ -140,7 +142,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if wanted != "auto" and n_different - len(rows) + len(train) < wanted:
             train, validation = rows, None  # too few to be sure that those left differ enough
         first = self._pretrained(first, train, validation, seed)
-        mixture = self._best_mixture(first, train, validation, seed, min(_MAX_AUTO, n_different))
+        mixture = self._best_mixture(first, train, seed, min(_MAX_AUTO, n_different))
         self._join(first, mixture, train, validation, seed)
         self._describe(every)
         return self
@@ -156,26 +158,18 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             start._train(train, validation, seed, decay=True)
         return max(starts, key=lambda vae: vae.history_.info["judged"] or -math.inf)
 
-    def _best_mixture(self, vae: VAE, train: Batch, validation: Batch | None, seed: int, most: int) -> MixtureFit:
-        """The most likely mixture of draws of q(z|x), with the wanted number of components or the best one."""
+    def _best_mixture(self, vae: VAE, train: Batch, seed: int, most: int) -> MixtureFit:
+        """The most likely mixture of draws of q(z|x), of the wanted number of components or that of the least BIC."""
         wanted = self.get_params(deep=False)["n_clusters"]
         z = self._drawn(vae, train)
-        self.held_out_bounds_: dict[int, float] = {}
-        if wanted != "auto" or len(z) < _LEAST_TO_CHOOSE:
-            return self._mixture(z, 1 if wanted == "auto" else wanted, seed)
-        order = np.random.default_rng(seed).permutation(len(z))
-        n_own = len(z) // 3
-        held_out = z[order[:n_own]] if validation is None else self._drawn(vae, validation)
-        own = z[order[n_own:]] if validation is None else z
-        fits = {k: self._mixture(own, k, seed) for k in range(1, min(most, len(own) // 2) + 1)}
-        scores = {k: fit.score_samples(held_out) for k, fit in fits.items()}
-        self.held_out_bounds_ = {k: float(score.mean()) for k, score in scores.items()}
-        best = max(self.held_out_bounds_, key=lambda k: self.held_out_bounds_[k])
-        for k, score in scores.items():
-            gap = scores[best] - score
-            if gap.mean() <= gap.std() / math.sqrt(len(gap)):
-                return fits[k] if validation is not None else self._mixture(z, k, seed)
-        raise AssertionError  # the best is as good as itself
+        self.bic_: dict[int, float] = {}
+        if wanted != "auto":
+            return self._mixture(z, wanted, seed)
+        if len(z) < _LEAST_TO_CHOOSE:
+            return self._mixture(z, 1, seed)
+        fits = {k: self._mixture(z, k, seed) for k in range(1, min(most, len(z) // 2) + 1)}
+        self.bic_ = {k: float(fit.bic(z)) for k, fit in fits.items()}
+        return fits[min(self.bic_, key=lambda k: self.bic_[k])]
 
     def _mixture(self, z: np.ndarray, n_components: int, seed: int, **start: np.ndarray) -> MixtureFit:
         n_init = 1 if start else self.get_params(deep=False)["n_init"]
@@ -362,7 +356,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             "n_clusters": self.n_clusters_,
             "min_scale": self._min_scale,
             "labels": self.labels_.tolist(),
-            "held_out_bounds": [[k, value] for k, value in self.held_out_bounds_.items()],
+            "bic": [[k, value] for k, value in self.bic_.items()],
             "report": self._report.to_dict(),
             "pretraining": self.pretraining_.to_dict(),
         }
@@ -374,7 +368,7 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.vae_ = vae
         copy_features(vae, self)
         self.labels_ = np.array(state["labels"], dtype=np.int64)
-        self.held_out_bounds_ = {int(k): value for k, value in state["held_out_bounds"]}
+        self.bic_ = {int(k): value for k, value in state.get("bic", [])}  # which folders of before have not
         self._report = ClusterReport.from_dict(state["report"])
         self.pretraining_ = type(vae.history_).from_dict(state["pretraining"])
 
