@@ -192,7 +192,7 @@ def test_flow_matching_takes_the_shape_of_the_latents(linear_gaussian):
 
 def test_from_what_on_which_densities_are_tried():
     def names(*arguments):
-        return [type(part).__name__ for part in _candidates(*arguments, latent_dim=4)]
+        return [type(part).__name__ for ladder in _candidates(*arguments, latent_dim=4) for part in ladder]
 
     assert "AutoregressivePrior" not in names("auto", "high", 1_999, 10_000)
     assert "AutoregressivePrior" in names("auto", "high", 2_000, 10_000)
@@ -200,7 +200,19 @@ def test_from_what_on_which_densities_are_tried():
     assert set(names("mixture", "high", 50_000, 50_000)) == {"GaussianMixture"}
     assert names("autoregressive", "fast", 100, 100) == ["AutoregressivePrior"]
     assert names("flow-matching", "fast", 100, 100) == ["FlowMatchingPrior"]
-    assert max(part.n_components for part in _candidates("mixture", "high", 500, 500, 4)) == 10
+    few = [part for ladder in _candidates("mixture", "high", 500, 500, 4) for part in ladder]
+    assert max(part.n_components for part in few) == 10
+
+
+def test_more_components_are_tried_as_long_as_they_are_better(linear_gaussian):
+    """Of three clusters, ten components are better than one, and twenty no better than ten."""
+    exact = linear_gaussian(2)
+    model, rows, held_out = exact.model.float(), clustered(exact, 2500, 0), clustered(exact, 1000, 1)
+    found = fit_latent_density(model, rows, held_out, "mixture", "default", Noise(0))
+    full = [repr(GaussianMixture(k, "full")) for k in (1, 10, 20, 40)]
+    assert [name for name in found.tried if "full" in name] == full[:3]
+    assert found.tried[full[1]] > found.tried[full[0]] + 0.1
+    assert found.tried[full[2]] < found.tried[full[1]] + 0.01
 
 
 # Through the estimator.

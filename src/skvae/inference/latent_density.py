@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +43,12 @@ _MAX_DRAWS, _N_HELD_OUT = 5, 4_096
 _HELD_OUT_SHARE = 0.2
 # Nats that are not worth another density.
 _MIN_LEAD = 0.01
-# Components of the mixtures that are tried, the simplest first, where there are so many latents for each of them.
+# Components of the mixtures that are tried, where there are so many latents for each of them: of each covariance the
+# fewest first, and more as long as they are better.
 _COMPONENTS: dict[str, dict[str, tuple[int, ...]]] = {
     "fast": {"diagonal": (10, 40), "full": (1,)},
-    "default": {"diagonal": (10, 40), "full": (1, 10)},
-    "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 40)},
+    "default": {"diagonal": (10, 40), "full": (1, 10, 20, 40)},
+    "high": {"diagonal": (10, 40, 100, 200), "full": (1, 10, 20, 40, 80)},
 }
 _LATENTS_PER_COMPONENT = 30
 _MAX_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 60, 1e-3, 1e-4
@@ -126,9 +126,10 @@ def fit_latent_density(
     train, validation : Batch
         Without a `validation`, a fifth of the training rows is held out from the densities.
     choice : {"auto", "mixture", "autoregressive", "flow", "flow-matching"} or Prior
-        "auto": mixtures of normals, at quality "high" also an `AutoregressivePrior`, from 2,000 rows on, and, if zuko
-        is installed, a flow, and the prior of training, of which the simplest is taken that is as good as the best,
-        up to the standard error of their difference or 0.01 nats.
+        "auto": mixtures of normals, of more components as long as they are better, at quality "high" also an
+        `AutoregressivePrior`, from 2,000 rows on, and, if zuko is installed, a flow, and the prior of training, of
+        which the simplest is taken that is as good as the best, up to the standard error of their difference or 0.01
+        nats.
         "mixture": the best of the mixtures. "autoregressive", "flow", "flow-matching" (whose density takes too long
         for "auto"), or a Prior: that.
     quality : {"fast", "default", "high"}
@@ -149,55 +150,67 @@ def fit_latent_density(
     held_out = Latents(model, validation, _N_HELD_OUT, noise.stream("density held out")).of_each(1)
     few = latents.of_each(max(1, min(_MAX_DRAWS, _MAX_LATENTS[quality] // latents.n_rows)))[: _MAX_LATENTS[quality]]
     scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
-    for part in [choice] if go_on else _candidates(choice, quality, latents.n_rows, len(few), model.latent_dim):
-        prior = part
-        if not go_on:
-            with seeded_torch(noise.seed):
-                prior = part.bind(model.latent_dim).to(few.device)
-        if isinstance(prior, GaussianMixture) and not go_on:
-            _maximise_expectation(prior, few, noise.seed)
-        else:
-            if not go_on:
-                prior.look_at(few)
-            n_weights = sum(p.numel() for p in prior.parameters())
-            n_steps, learning_rate = round(prior.fitting_steps * _N_STEPS[quality]), _LEARNING_RATE
-            if go_on:
-                n_steps, learning_rate = round(_MORE_STEPS * n_steps), _MORE_LEARNING_RATE * learning_rate
-            prior.requires_grad_(True)
-            with torch.enable_grad(), threads_for(_BATCH_SIZE * n_weights):
-                _climb(prior, latents, held_out, n_steps, learning_rate)
-        fitted.append(prior.requires_grad_(False).eval())
-        scores.append(_log_prob(prior, held_out))
+    ladders = [[choice]] if go_on else _candidates(choice, quality, latents.n_rows, len(few), model.latent_dim)
+    for ladder in ladders:
+        best = -math.inf
+        for part in ladder:
+            prior = _fitted(part, latents, few, held_out, quality, noise.seed, go_on=go_on)
+            fitted.append(prior)
+            scores.append(_log_prob(prior, held_out))
+            mean = float(scores[-1].mean())
+            if not mean > best + _MIN_LEAD:
+                break
+            best = mean
     table = torch.stack(scores).double().nan_to_num(nan=-1e9, neginf=-1e9)  # [candidates, n]
-    mean = table.mean(1)
-    chosen = _simplest(table) if choice == "auto" else 1 + int(mean[1:].argmax())
-    tried = {repr(prior): float(value) for prior, value in zip(fitted, mean, strict=True)}
-    return LatentDensity(fitted[chosen], float(mean[chosen] - mean[0]), tried)
+    means = table.mean(1)
+    chosen = _simplest(table) if choice == "auto" else 1 + int(means[1:].argmax())
+    tried = {repr(prior): float(value) for prior, value in zip(fitted, means, strict=True)}
+    return LatentDensity(fitted[chosen], float(means[chosen] - means[0]), tried)
 
 
-def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_dim: int) -> Sequence[Prior]:
-    """Unbound, the simplest first."""
+def _fitted(
+    part: Prior, latents: Latents, few: Tensor, held_out: Tensor, quality: str, seed: int, *, go_on: bool
+) -> Prior:
+    """A candidate, bound and fitted to latents; fitted further, if it has been fitted before."""
+    prior = part
+    if not go_on:
+        with seeded_torch(seed):
+            prior = part.bind(few.shape[1]).to(few.device)
+        if isinstance(prior, GaussianMixture):
+            _maximise_expectation(prior, few, seed)
+            return prior.requires_grad_(False).eval()
+        prior.look_at(few)
+    n_weights = sum(p.numel() for p in prior.parameters())
+    n_steps, learning_rate = round(prior.fitting_steps * _N_STEPS[quality]), _LEARNING_RATE
+    if go_on:
+        n_steps, learning_rate = round(_MORE_STEPS * n_steps), _MORE_LEARNING_RATE * learning_rate
+    prior.requires_grad_(True)
+    with torch.enable_grad(), threads_for(_BATCH_SIZE * n_weights):
+        _climb(prior, latents, held_out, n_steps, learning_rate)
+    return prior.requires_grad_(False).eval()
+
+
+def _candidates(choice: Any, quality: str, n_rows: int, n_latents: int, latent_dim: int) -> list[list[Prior]]:
+    """Unbound, the simplest first; of those in one list, each is tried if the one before it was the best of them."""
     if isinstance(choice, Prior):
-        return [choice.fresh()]
+        return [[choice.fresh()]]
     hidden_size = min(_HIDDEN[quality], _HIDDEN_PER_LATENT * latent_dim)
     flow, autoregressive = FlowPrior(transform="spline", passes=2), AutoregressivePrior(hidden_size=hidden_size)
     if choice == "flow":
-        return [flow]
+        return [[flow]]
     if choice == "autoregressive":
-        return [autoregressive]
+        return [[autoregressive]]
     if choice == "flow-matching":
-        return [FlowMatchingPrior(hidden_size=hidden_size)]
-    found: list[Prior] = [
-        GaussianMixture(k, covariance)
+        return [[FlowMatchingPrior(hidden_size=hidden_size)]]
+    found: list[list[Prior]] = [
+        [GaussianMixture(k, covariance) for k in sizes if k == 1 or k * _LATENTS_PER_COMPONENT <= n_latents]
         for covariance, sizes in _COMPONENTS[quality].items()
-        for k in sizes
-        if k == 1 or k * _LATENTS_PER_COMPONENT <= n_latents
     ]
     if choice == "mixture":
         return found
     if quality == "high":
-        found += [autoregressive] if n_rows >= _MIN_AUTOREGRESSIVE else []
-        found += [flow] if _has_flows() else []
+        found += [[autoregressive]] if n_rows >= _MIN_AUTOREGRESSIVE else []
+        found += [[flow]] if _has_flows() else []
     return found
 
 
