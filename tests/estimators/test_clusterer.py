@@ -136,6 +136,14 @@ def test_auto_is_the_number_of_the_least_bic(kind, blobs, monkeypatch):
     assert model.bic_[n_true] == pytest.approx(n_parameters * np.log(len(points)) - 2 * log_likelihood)
 
 
+@pytest.mark.parametrize("shape", [(8, 2), (12, 5), (20, 10), (40, 5)])
+def test_auto_takes_few_rows_of_one_normal_for_one_cluster(shape, monkeypatch):
+    for seed in range(3):
+        points = np.random.default_rng(seed).normal(size=shape)
+        monkeypatch.setattr(VAEClusterer, "_drawn", lambda self, vae, rows, points=points: points)
+        assert small(n_clusters="auto", n_init=2)._best_mixture(None, None, seed=0, most=20).n_components == 1
+
+
 def test_auto_finds_the_blobs(blobs):
     model = VAEClusterer(n_clusters="auto", quality="fast", random_state=0).fit(blobs[0])
     assert model.n_clusters_ == 4

@@ -6,7 +6,7 @@ import pytest
 
 import skvae
 from skvae import VAE, DiscretisedLogistic, Gaussian, NegativeBinomial, Poisson, Spikes
-from skvae.estimators import base
+from skvae.estimators import making
 from skvae.training import selection
 
 
@@ -60,7 +60,7 @@ def test_it_says_what_it_chose(vae):
 
 
 def test_a_saved_model_knows_it_without_data(vae, frame, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "choose", None)
+    monkeypatch.setattr(making, "choose", None)
     vae.save(tmp_path / "model")
     loaded = skvae.load(tmp_path / "model")
     assert repr(loaded.likelihood_) == repr(vae.likelihood_)
@@ -72,7 +72,7 @@ def test_a_saved_model_knows_it_without_data(vae, frame, tmp_path, monkeypatch):
 def test_what_continues_keeps_it(frame, monkeypatch):
     vae = small(warm_start=True).fit(frame)
     before, info = repr(vae.likelihood_), vae.history_.info["likelihood"]
-    monkeypatch.setattr(base, "choose", None)
+    monkeypatch.setattr(making, "choose", None)
     vae.fit(frame).partial_fit(frame[:50])
     assert repr(vae.likelihood_) == before
     assert vae.history_.info["likelihood"] == info
@@ -80,7 +80,7 @@ def test_what_continues_keeps_it(frame, monkeypatch):
 
 def test_validation_rows_have_no_say(frame, monkeypatch):
     seen = []
-    monkeypatch.setattr(base, "choose", lambda columns, undecided, rows, seed: seen.append(rows) or {})
+    monkeypatch.setattr(making, "choose", lambda columns, undecided, rows, seed: seen.append(rows) or {})
     small().fit(frame[:350], validation_data=frame[350:])
     assert [len(rows) for rows in seen] == [350]
 
@@ -102,7 +102,7 @@ def test_few_rows_have_the_defaults(frame):
     ],
 )
 def test_refused_before_any_work(frame, likelihood, message, monkeypatch):
-    monkeypatch.setattr(base, "choose", None)
+    monkeypatch.setattr(making, "choose", None)
     with pytest.raises(ValueError, match=message):
         small(likelihood=likelihood).fit(frame)
 
@@ -115,6 +115,6 @@ def test_a_count_likelihood_draws_counts(vae):
 
 def test_nothing_is_chosen_where_all_is_said(frame, monkeypatch):
     calls = []
-    monkeypatch.setattr(base, "choose", lambda columns, undecided, rows, seed: calls.append(undecided) or {})
+    monkeypatch.setattr(making, "choose", lambda columns, undecided, rows, seed: calls.append(undecided) or {})
     small(likelihood=Gaussian("row")).fit(frame[["x", "spent"]])
     assert calls == [[]]

@@ -699,7 +699,13 @@ def test_warm_start_holds_the_same_rows_out(monkeypatch):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"structure": "joint"}, {"target_weight": 3.0}, {"n_estimators": 2}, {"target_likelihood": "student-t"}],
+    [
+        {"structure": "joint"},
+        {"target_weight": 3.0},
+        {"n_estimators": 2},
+        {"target_likelihood": "student-t"},
+        {"target_likelihood": "auto"},
+    ],
     ids=str,
 )
 def test_a_continued_fit_refuses_another_model(changed):

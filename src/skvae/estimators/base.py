@@ -49,7 +49,7 @@ class also_parameter:
 
 
 class BaseVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainsModel):
-    """Shared by all estimators: tables in, checked against the schema; one way to make, train and save."""
+    """Shared by all estimators of one model: what its parts are, its parameters, saving."""
 
     @property
     def _prior_of_bound(self) -> Prior:

@@ -31,8 +31,6 @@ from skvae.training import Noise
 _STARTS, _ROWS_OF_STARTS = 3, 10_000
 # Components tried for n_clusters="auto".
 _MAX_AUTO = 20
-# Fewer rows are taken for one cluster: too few to tell how many there are.
-_LEAST_TO_CHOOSE = 6
 # σ of a component is no smaller than this share of the spread of all latents.
 _FLOOR = 0.05
 # Part of the planned epochs, and of the learning rate, of the training with the mixture.
@@ -46,15 +44,15 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     A VAE with the standard normal prior is trained first, of few rows (up to 5,000) the best of two or three, by
     held-out rows; mixtures of normals are fitted to draws from q(z|x) from many starts, and the most likely one
-    becomes the prior with which training goes on. Everything is chosen by bounds and likelihoods. Columns of any
+    becomes the prior with which training goes on. Nothing is chosen by labels. Columns of any
     kind, with entries missing, do as everywhere.
 
     Parameters
     ----------
     n_clusters : int or "auto"
         "auto" is the number, up to 20, whose mixture has the least Bayesian information criterion (Schwarz 1978;
-        Fraley & Raftery 2002). A likelihood of held-out rows, of which there are few, would choose it by those that
-        lie between clusters.
+        Fraley & Raftery 2002), of those with no more parameters than there are rows. A likelihood of held-out rows,
+        of which there are few, would choose it by those that lie between clusters.
     n_init : int
         Starts of each mixture, from k-means.
     objective : str or Objective
@@ -82,9 +80,10 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     References
     ----------
-    Z. Jiang, Y. Zheng, H. Tan, B. Tang & H. Zhou (2017), Variational deep embedding.
     C. Fraley & A. E. Raftery (2002), Model-based clustering, discriminant analysis, and density estimation.
+    Z. Jiang, Y. Zheng, H. Tan, B. Tang & H. Zhou (2017), Variational deep embedding.
     R. McConville, R. Santos-Rodríguez, R. J. Piechocki & I. Craddock (2020), N2D: (not too) deep clustering.
+    G. Schwarz (1978), Estimating the dimension of a model.
 
     Examples
     --------
@@ -165,9 +164,10 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.bic_: dict[int, float] = {}
         if wanted != "auto":
             return self._mixture(z, wanted, seed)
-        if len(z) < _LEAST_TO_CHOOSE:
-            return self._mixture(z, 1, seed)
-        fits = {k: self._mixture(z, k, seed) for k in range(1, min(most, len(z) // 2) + 1)}
+        d = z.shape[1]
+        per_component = 1 + d + (d if self._covariance == "diagonal" else d * (d + 1) // 2)
+        # With fewer rows than parameters the criterion, which holds for many rows, finds clusters in anything.
+        fits = {k: self._mixture(z, k, seed) for k in range(1, max(1, min(most, len(z) // per_component)) + 1)}
         self.bic_ = {k: float(fit.bic(z)) for k, fit in fits.items()}
         return fits[min(self.bic_, key=lambda k: self.bic_[k])]
 

@@ -309,8 +309,8 @@ class VAERegressor(RegressorMixin, SupervisedVAE):
         if not (is_number(fraction) and 0 <= fraction < 1):
             raise ValueError(f"calibration_fraction={fraction!r}: expected a share in [0, 1)")
 
-    def _made_with(self) -> dict[str, Any]:
-        return super()._made_with() | {"target_likelihood": self._likelihood_asked_for}
+    def _made_with(self) -> dict[str, tuple[Any, ...]]:
+        return super()._made_with() | {"target_likelihood": (self._likelihood_asked_for,)}
 
     def _given_likelihood(self) -> Any:
         return self.get_params(deep=False)["target_likelihood"]

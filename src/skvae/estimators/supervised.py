@@ -192,10 +192,10 @@ class SupervisedVAE(SupervisedAnswers):
     def _go_on(self, X: Any, y: Any, sample_weight: Any, *, decay: bool) -> Self:
         """Train the members further."""
         params = self.get_params(deep=False)
-        for name, before in self._made_with().items():
+        for name, allowed in self._made_with().items():
             now = params[name]
-            if now not in ("auto", before) and repr(now) != repr(before):
-                raise changed(name, repr(now), repr(before))
+            if now not in allowed and repr(now) not in map(repr, allowed):
+                raise changed(name, repr(now), repr(allowed[-1]))
         (X, told), y = self._inputs(X), self._targets(y, reset=False)
         if np.isnan(y).any() and not (self._task.partly_labelled or self._task.structure == "joint"):
             raise ValueError(
@@ -359,12 +359,12 @@ class SupervisedVAE(SupervisedAnswers):
 
     _structures: tuple[str, ...] = ()
 
-    def _made_with(self) -> dict[str, Any]:
-        """What a fit that continues cannot change, beside the parameters of `VAE`."""
+    def _made_with(self) -> dict[str, tuple[Any, ...]]:
+        """What the parameters may be, beside those of `VAE`, in a fit that continues: last what they were."""
         return {
-            "structure": self.structure_,
-            "target_weight": self.target_weight_,
-            "n_estimators": len(self.estimators_),
+            "structure": ("auto", self.structure_),
+            "target_weight": ("auto", self.target_weight_),
+            "n_estimators": ("auto", len(self.estimators_)),
         }
 
     def _held_out_log_p(self, member: VAE, rows: Batch) -> np.ndarray:

@@ -149,19 +149,19 @@ def fit_latent_density(
     latents = Latents(model, train, _MAX_ROWS[quality], noise.stream("density latents"))
     held_out = Latents(model, validation, _N_HELD_OUT, noise.stream("density held out")).of_each(1)
     few = latents.of_each(max(1, min(_MAX_DRAWS, _MAX_LATENTS[quality] // latents.n_rows)))[: _MAX_LATENTS[quality]]
-    scores, fitted = [_log_prob(model.prior, held_out)], [model.prior]
+    scores, fitted = [_scores(model.prior, held_out)], [model.prior]
     ladders = [[choice]] if go_on else _candidates(choice, quality, latents.n_rows, len(few), model.latent_dim)
     for ladder in ladders:
         best = -math.inf
         for part in ladder:
             prior = _fitted(part, latents, few, held_out, quality, noise.seed, go_on=go_on)
             fitted.append(prior)
-            scores.append(_log_prob(prior, held_out))
+            scores.append(_scores(prior, held_out))
             mean = float(scores[-1].mean())
-            if not mean > best + _MIN_LEAD:
+            if mean <= best + _MIN_LEAD:
                 break
             best = mean
-    table = torch.stack(scores).double().nan_to_num(nan=-1e9, neginf=-1e9)  # [candidates, n]
+    table = torch.stack(scores)  # [candidates, n]
     means = table.mean(1)
     chosen = _simplest(table) if choice == "auto" else 1 + int(means[1:].argmax())
     tried = {repr(prior): float(value) for prior, value in zip(fitted, means, strict=True)}
@@ -281,6 +281,11 @@ class Latents:
 
 def _log_prob(prior: Prior, z: Tensor) -> Tensor:
     return torch.cat([prior.log_prob(piece.unsqueeze(0))[0] for piece in z.split(_ROWS_AT_ONCE)])
+
+
+def _scores(prior: Prior, z: Tensor) -> Tensor:
+    """The log-density of latents [n, D], low where there is none, [n]."""
+    return _log_prob(prior, z).double().nan_to_num(nan=-1e9, neginf=-1e9)
 
 
 def _maximise_expectation(prior: GaussianMixture, z: Tensor, seed: int) -> None:
