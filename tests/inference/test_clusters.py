@@ -16,3 +16,18 @@ def test_dates_are_described_as_dates():
     assert "day: mean 2020-01-02, of all rows 2022-03-03 (-1.00 sd)" in str(report)
     assert "weight: mean 2, of all rows 2.812" in str(report)
     assert str(ClusterReport.from_dict(report.to_dict())) == str(report)
+
+
+def test_a_level_of_a_single_row_sets_no_cluster_apart():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"name": [f"n{i}" for i in range(60)], "kind": ["a", "b"] * 30, "weight": rng.normal(size=60)}
+    )
+    labels = np.arange(60) % 2
+    table = read_table(frame)
+    schema = Schema.infer(table, {"name": "categorical"})
+    report = describe_clusters(schema.modelled, schema.encode(table), labels, 2)
+    for traits in report.traits:
+        strengths = {trait.column: trait.strength for trait in traits}
+        assert abs(strengths["kind"]) == 1.0
+        assert strengths["name"] == 0.0

@@ -126,7 +126,9 @@ def _levels(
     counts = member @ seen
     within = (member @ one_hot) / np.maximum(counts, 1)[:, None]  # [K, L]
     strength = (within - overall) / np.sqrt(np.maximum(overall * (1 - overall), 1e-12))
-    strength = np.where((overall > 0) & (overall < 1) & (counts > 0)[:, None], strength, 0.0)
+    # A level of a single row is in one of the clusters, whatever they are.
+    telling = (one_hot.sum(0) > 1) & (overall < 1) & (counts > 0)[:, None]
+    strength = np.where(telling, strength, 0.0)
     best = np.abs(strength).argmax(1)
     return [
         (float(strength[k, b]), str(column.levels[b]), float(within[k, b]) if counts[k] else None, float(overall[b]))
