@@ -6,7 +6,7 @@ features), and by sharpness: the mean variance of the Laplacian, as a share of t
 decoder's means are taken. "other test images" says what a perfect sampler would get. The peer's environment is made
 on first use in .bench/pythae.
 
-    python benchmarks/images.py [--images 12800] [--epochs 15] [--seeds 1]
+    python benchmarks/images.py [--images 12800] [--epochs 15] [--seeds 1] [--first 0]
 """
 
 import argparse
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12_800)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     arguments = parser.parse_args()
     (images, labels), (test, test_labels) = fashion_mnist()
     train = images[: arguments.images]
@@ -139,7 +140,7 @@ def main() -> None:
     report = Report(features, test[:half][:N_TEST])
     report.line("other test images", test[half:][:N_TEST])
     results = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         found = {
             name: ours(f"{name}, seed {seed}", likelihood, train, report, arguments.epochs, seed)
             for name, likelihood in LIKELIHOODS.items()
