@@ -28,6 +28,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/clustering.py --data fashion --seeds 5
 	$(BIN)/python benchmarks/maps.py
+	$(BIN)/python benchmarks/images.py --seeds 5
 	$(BIN)/python benchmarks/imputation.py
 	$(BIN)/python benchmarks/outliers.py
 	$(BIN)/python benchmarks/tables.py
