@@ -1,7 +1,7 @@
 """Models run over the splits of data sets, and the tables and counts of what they measured."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,11 @@ def mean_and_sd(values: list[float], n_digits: int) -> str:
     return f"{np.mean(values):.{n_digits}f}{spread}"
 
 
+def mean_of(runs: Sequence[Measures]) -> Measures:
+    """The mean of every measure over runs that have the same ones."""
+    return {measure: float(np.mean([run[measure] for run in runs])) for measure in runs[0]}
+
+
 def shown(seeds: list[Measures]) -> str:
     """Mean ± sd, and the least, of every measure over the seeds; of a single seed its values."""
     pieces = []
@@ -62,21 +67,15 @@ class Results:
         for parts in splits:
             for name, model in models.items():
                 folds = [model(split) for split in parts]
-                rows[name].append({measure: float(np.mean([f[measure] for f in folds])) for measure in folds[0]})
+                rows[name].append(mean_of(folds))
                 values = "  ".join(f"{measure} {value:.3f}" for measure, value in rows[name][-1].items())
                 print(f"seed {parts[0].seed}  {data}  {name:16} {values}", flush=True)
-        self.table(data)
-
-    def table(self, data: str) -> None:
-        self._print(data, self.seeds[data])
+        self._print(data, rows)
 
     def over_data(self) -> None:
         """Prints the table of the means over all data sets."""
         means = {
-            name: [
-                {measure: float(np.mean([one[measure] for one in ones])) for measure in ones[0]}
-                for ones in zip(*(rows[name] for rows in self.seeds.values()), strict=True)
-            ]
+            name: [mean_of(of_seed) for of_seed in zip(*(rows[name] for rows in self.seeds.values()), strict=True)]
             for name in next(iter(self.seeds.values()))
         }
         self._print(f"mean of {len(self.seeds)} sets", means)

@@ -198,7 +198,7 @@ def drawn(
     y_wanted = _wanted(fitted, target)
     if y_wanted is not None and decode != "draw":
         raise typer.BadParameter("means are those of all rows; leave --decode on draw", param_hint="--target")
-    from skvae.estimators.base import seeds_of_batches
+    from skvae.training.randomness import seeds_of_batches
 
     schema = vae.schema_
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import itertools
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -189,13 +187,3 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 def _unwrapped(part: Network) -> Any:
     return part.module if isinstance(part, Custom) else part
-
-
-def seeds_of_batches(random_state: Any) -> Iterator[Any]:
-    """A `random_state` for each of any number of batches; the first is that given."""
-    yield random_state
-    for batch in itertools.count(1):
-        if isinstance(random_state, Integral):
-            yield int(np.random.SeedSequence([int(random_state), batch]).generate_state(1)[0] >> 1)
-        else:  # None, or a stream that has moved on
-            yield random_state

@@ -20,7 +20,6 @@ from skvae.data.columns import Kind
 from skvae.estimators.answers import ROWS_AT_ONCE
 from skvae.estimators.base import to_numpy
 from skvae.estimators.labels import TakesLabels, plain_labels
-from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
 from skvae.estimators.reading import copy_features
 from skvae.estimators.sampling_strategy import target_array
@@ -32,7 +31,7 @@ from skvae.model.component import resolve
 from skvae.model.heads import label_log_probs
 from skvae.model.objectives.sums import above
 from skvae.training import Noise
-from skvae.training.randomness import open_uniform
+from skvae.training.randomness import new_seed, open_uniform
 
 # More labels than this are not summed out by M2 unless it is asked for: each is a copy of every row.
 _MAX_ENUMERATED = 20
@@ -249,8 +248,10 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
         codes = self._codes(np.atleast_1d(np.asarray(y_values)))
         member = self.estimators_[0]
         table = self.vae_._table(X)
-        encoded = self.vae_._encode(table)
-        rows = encoded if member is self.vae_ else self._rows(X)
+        rows = encoded = self.vae_._encode(table)
+        if self._m1 is not None:
+            latents, told = self._above(encoded)
+            rows = self._as_members_take(latents, told)
         z = member._means(rows)
         now = self._probs(rows).argmax(1)
 
@@ -260,14 +261,21 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             ]
             return torch.cat([z[:, : -len(self.classes_)], labels], dim=1)
 
+        def moved(z: torch.Tensor, onto: torch.Tensor) -> Any:
+            """The rows at other latents of the first member; see `VAE._moved`."""
+            if self._m1 is not None:
+                onto = self._below(member._moved(rows, z, onto, member._noise.stream("moved")))
+                z = self._below(latents)
+            return self.vae_._moved(encoded, z, onto, self.vae_._noise.stream("moved"), table)
+
         found = []
         for code in codes:
             target = np.full(len(rows), code)
             if self._task.structure == "m2":
-                found.append(self._rows_moved(table, encoded, rows, labelled(now), labelled(target)))
+                found.append(moved(labelled(now), labelled(target)))
             else:
                 step = torch.from_numpy(self._slopes[target] - self._slopes[now]).to(z)
-                found.append(self._rows_moved(table, encoded, rows, z, z + step))
+                found.append(moved(z, z + step))
         return found
 
     # -- M1 + M2
@@ -280,23 +288,16 @@ class VAEClassifier(ClassifierMixin, TakesLabels):
             return decoded
         return self.vae_._decode(self._below(decoded), draws=noise.stream("entries below"))
 
-    def _rows_moved(self, table: Any, encoded: Batch, rows: Batch, z: torch.Tensor, onto: torch.Tensor) -> Any:
-        """The rows of a table, `encoded`, which the first member has as `rows`, at other latents of that member; see
-        `VAE._moved`."""
-        member = self.estimators_[0]
-        if member is not self.vae_:
-            onto = self._below(member._moved(rows, z, onto, member._noise.stream("moved")))
-            z = self.vae_._means(encoded)
-        return self.vae_._moved(encoded, z, onto, self.vae_._noise.stream("moved"), table)
-
     def _below(self, decoded: Any) -> torch.Tensor:
         """Latents of the VAE of the rows, from a table of them."""
         return torch.from_numpy(np.asarray(decoded, dtype=np.float32)).to(self.vae_._device)
 
     def _inputs(self, X: Any) -> tuple[Any, torch.Tensor | None]:
-        if self._m1 is None:
-            return X, None
-        rows = self._m1._rows(X)
+        return (X, None) if self._m1 is None else self._above(self._m1._rows(X))
+
+    def _above(self, rows: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
+        """What M2 stands on, of rows as M1 has them: latents, and what its encoders are told beside."""
+        assert self._m1 is not None
         latents = to_numpy(self._m1._means(rows))
         if self.__sklearn_is_fitted__() and not self._task.n_told:  # saved when nothing was told yet
             return latents, None

@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data.batch import Batch
 from skvae.estimators.base import to_numpy
-from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import grouping, if_open, takes_parameters_of
 from skvae.estimators.reading import copy_features
 from skvae.estimators.settings import Settings
@@ -26,6 +25,7 @@ from skvae.inference.latent_density import COVARIANCE_TYPES, take_over
 from skvae.model import GaussianMixture
 from skvae.model.checks import is_whole
 from skvae.training import Noise
+from skvae.training.randomness import new_seed
 
 # VAEs trained before the mixture, at most, and rows that they may see together.
 _STARTS, _ROWS_OF_STARTS = 3, 10_000
@@ -44,8 +44,8 @@ class VAEClusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     A VAE with the standard normal prior is trained first, of few rows (up to 5,000) the best of two or three, by
     held-out rows; mixtures of normals are fitted to draws from q(z|x) from many starts, and the most likely one
-    becomes the prior with which training goes on. Nothing is chosen by labels. Columns of any
-    kind, with entries missing, do as everywhere.
+    becomes the prior with which training goes on. Nothing is chosen by labels. Columns of any kind, with entries
+    missing, do as everywhere.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 from skvae.data.batch import Batch
 from skvae.data.image_schema import ImageSchema, infer_schema
@@ -30,7 +30,7 @@ from skvae.model.objectives import Supervised
 from skvae.model.vae import LatentVariableModel
 from skvae.training import History, Noise, Plan, fit
 from skvae.training.engine import choose_device
-from skvae.training.randomness import seeded_torch
+from skvae.training.randomness import new_seed, seeded_torch
 from skvae.training.selection import choose
 
 # Fewer rows than this are all needed for training.
@@ -310,13 +310,6 @@ def changed(name: str, now: str, before: str) -> ValueError:
         f"{name}={now}, but the model to be continued was made with {before}; set it back, or fit a new one with "
         "warm_start=False"
     )
-
-
-def new_seed(random_state: Any) -> int:
-    """A seed drawn from a `random_state` parameter; None leaves numpy's global stream alone."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
-    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _weighted(rows: Batch, weight: np.ndarray | None) -> Batch:

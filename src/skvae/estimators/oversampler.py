@@ -19,13 +19,13 @@ from skvae.data.schema import Schema
 from skvae.data.source import opened
 from skvae.data.table import Table as RawTable
 from skvae.data.table import read_table
-from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import TakesVAEParameters, takes_parameters_of
 from skvae.estimators.sampling_strategy import Groups, check_enough, groups_of, new_rows
 from skvae.estimators.vae import VAE
 from skvae.model import Table
 from skvae.model.checks import is_whole
 from skvae.training import Noise
+from skvae.training.randomness import new_seed
 
 _TASKS = ("auto", "classification", "regression")
 # Candidates for each new row: draws from its posterior with σ so much wider, of which p(y|z), to this power, chooses.

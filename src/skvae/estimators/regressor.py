@@ -19,7 +19,6 @@ from skvae.data.columns import NUMERIC, Kind
 from skvae.data.infer import infer_columns
 from skvae.data.table import missing_entries, read_table
 from skvae.estimators.base import to_numpy
-from skvae.estimators.making import new_seed
 from skvae.estimators.parameters import takes_parameters_of
 from skvae.estimators.sampling_strategy import target_array
 from skvae.estimators.supervised import SupervisedVAE
@@ -28,7 +27,7 @@ from skvae.inference.predictive import Predictive
 from skvae.model import StandardNormal, Table
 from skvae.model.checks import is_number
 from skvae.training import Noise
-from skvae.training.randomness import open_uniform
+from skvae.training.randomness import new_seed, open_uniform
 from skvae.training.selection import choose
 
 # Factors tried by which the predicted deviations are stretched.

@@ -71,8 +71,10 @@ class SupervisedAnswers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Takes
 
     def _rows(self, X: Any) -> Batch:
         """Rows as the members take them."""
-        X, told = self._inputs(X)
-        return replace(self.estimators_[0]._rows(X), told=told)
+        return self._as_members_take(*self._inputs(X))
+
+    def _as_members_take(self, inputs: Any, told: torch.Tensor | None) -> Batch:
+        return replace(self.estimators_[0]._rows(inputs), told=told)
 
     def _predictive_of(
         self, members: Sequence[VAE], rows: Batch, calibrated: bool = False, own: torch.Tensor | None = None

@@ -10,12 +10,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators.answers import ROWS_AT_ONCE, Answers
-from skvae.estimators.base import also_parameter, seeds_of_batches, to_numpy
+from skvae.estimators.base import also_parameter, to_numpy
 from skvae.estimators.conditions import check_conditions, completed_sample, conditional_sample
-from skvae.estimators.making import new_seed
 from skvae.estimators.settings import trains_jointly
 from skvae.inference import conditional, diagnosis, log_likelihood
 from skvae.training import Callback, Noise
+from skvae.training.randomness import new_seed, seeds_of_batches
 
 
 class VAE(Answers):

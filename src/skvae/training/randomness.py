@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import zlib
 from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_random_state
 from torch import Tensor
 
 
@@ -62,3 +66,20 @@ def seeded_torch(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.random.manual_seed(seed)
         yield
+
+
+def new_seed(random_state: Any) -> int:
+    """A seed drawn from a `random_state` parameter; None leaves numpy's global stream alone."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def seeds_of_batches(random_state: Any) -> Iterator[Any]:
+    """A `random_state` for each of any number of batches; the first is that given."""
+    yield random_state
+    for batch in itertools.count(1):
+        if isinstance(random_state, Integral):
+            yield int(np.random.SeedSequence([int(random_state), batch]).generate_state(1)[0] >> 1)
+        else:  # None, or a stream that has moved on
+            yield random_state
